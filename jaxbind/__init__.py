@@ -1,0 +1,18 @@
+"""Bind any function to JAX. See `bind`."""
+
+from jaxbind._bind import bind as bind
+from jaxbind._binding import Binding as Binding
+from jaxbind._include import get_include as get_include
+from jaxbind._legacy import get_linear_call as get_linear_call
+from jaxbind._legacy import get_nonlinear_call as get_nonlinear_call
+from jaxbind._legacy import load_kwargs as load_kwargs
+from jaxbind._version import __version__ as __version__
+
+__all__ = [
+    "Binding",
+    "bind",
+    "get_include",
+    "get_linear_call",
+    "get_nonlinear_call",
+    "load_kwargs",
+]

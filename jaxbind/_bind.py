@@ -1,0 +1,203 @@
+"""`bind`: the one verb."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, overload
+
+import jax
+import numpy as np
+
+from jaxbind import _dtypes, _signature
+from jaxbind._binding import Binding, positions
+from jaxbind._parameters import Parameters
+from jaxbind._roles import Function
+from jaxbind._shapes import FromUfunc, declare
+
+
+@overload
+def bind(function: Callable, signature: str | None = None, /, **options: Any) -> Binding: ...
+@overload
+def bind(
+    signature: str | None = None, /, **options: Any
+) -> Callable[[Callable], Binding]: ...
+
+
+def bind(
+    function: Any = None,
+    signature: Any = None,
+    /,
+    *,
+    out: Any = None,
+    dtype: Any = None,
+    linear: bool | str | tuple[str, ...] = False,
+    multilinear: str | tuple[str, ...] = (),
+    nondiff: str | tuple[str, ...] = (),
+    vectorized: bool = False,
+    compute_dtype: Any = None,
+    order: Literal["C", "F"] = "C",
+    name: str | None = None,
+) -> Any:
+    """Bind a foreign function to JAX.
+
+    As a function, ``f = bind(function, "(n),(n)->()")``; as a decorator, ``@bind("(n)->()")`` or
+    ``@bind(out=...)``. Positional parameters of the function are operands: arrays, or pytrees of
+    them. Keyword-only parameters are static: any hashable value, handed over as it is. A
+    parameter called ``out`` receives the results' memory to write into; otherwise the
+    function returns its results. It sees NumPy arrays (read-only for operands), always.
+
+    Args:
+      function: any callable on NumPy arrays, or a NumPy or SciPy ufunc.
+      signature: a gufunc signature such as ``"(m,n),(n)->(m)"``; dimensions in front of those
+        it names are looped over and broadcast, as in NumPy.
+      out: instead of a signature: a ``jax.ShapeDtypeStruct`` or pytree of them; a function of
+        such structs (and of the static keywords it names) that returns them; or ``"infer"``:
+        run the function once on zeros while tracing.
+      dtype: with a signature, the dtype of the result (or a tuple, one per result); by default
+        ``jnp.result_type`` of the differentiable operands.
+      linear: ``True``, or the names of the arguments in which the function is jointly linear.
+      multilinear: names of arguments in each of which it is linear separately.
+      nondiff: names of arguments without a derivative (integers have none by themselves).
+      vectorized: the function takes leading loop dimensions itself, where operands may have
+        size 1 instead of the full size; otherwise it is called once per element of them.
+      compute_dtype: the only dtype that the function knows: operands (except ``nondiff``) are
+        converted to it on the way in and results on the way out, also where JAX runs in 32
+        bits. Complex operands get the complex type of that precision.
+      order: ``"F"``: the function sees Fortran-ordered arrays.
+      name: a name for the binding in compiled programs that is the same in every process, for
+        functions that are not importable; by default module and qualified name.
+
+    Returns:
+      A `Binding`; without ``function``, a decorator.
+
+    Raises:
+      TypeError, ValueError: naming the option that does not fit and what to write instead.
+    """
+    options = {
+        "out": out,
+        "dtype": dtype,
+        "linear": linear,
+        "multilinear": multilinear,
+        "nondiff": nondiff,
+        "vectorized": vectorized,
+        "compute_dtype": compute_dtype,
+        "order": order,
+        "name": name,
+    }
+    if function is None or isinstance(function, str):
+        if function is not None and signature is not None:
+            raise TypeError(f"bind({function!r}, {signature!r}): a function is missing")
+        return partial(_decorate, function or signature, options)
+    return _bind(function, signature, **options)
+
+
+def _decorate(signature: str | None, options: dict[str, Any], function: Callable) -> Binding:
+    return _bind(function, signature, **options)
+
+
+def _bind(
+    function: Any,
+    signature: str | None,
+    *,
+    out: Any,
+    dtype: Any,
+    linear: Any,
+    multilinear: Any,
+    nondiff: Any,
+    vectorized: bool,
+    compute_dtype: Any,
+    order: str,
+    name: str | None,
+) -> Binding:
+    if not callable(function):
+        raise TypeError(
+            f"bind({function!r}): a {type(function).__name__} is not callable; the first argument"
+            " is a function, or a signature when bind is used as a decorator"
+        )
+    if isinstance(function, Binding):
+        raise TypeError(f"bind({function.label}): it is bound already; bind {function.label}.function")
+    label = name or _label(function)
+    if order not in ("C", "F"):
+        raise ValueError(f"{label}: order={order!r} is not understood; it is 'C' or 'F'")
+    compute = None if compute_dtype is None else _compute(label, compute_dtype)
+    if isinstance(function, np.ufunc) and signature is None and out is None:
+        shapes: Any = FromUfunc.of(label, function, dtype, compute)
+        vectorized = True
+    else:
+        parsed = None if signature is None else _parsed(label, signature)
+        shapes = declare(label, parsed, out, dtype, compute)
+    parameters = Parameters.of(function)
+    _check_count(label, parameters, shapes)
+    role = Function(
+        shapes,
+        linear if isinstance(linear, bool) else positions(label, "linear=", parameters, linear),
+        positions(label, "multilinear=", parameters, multilinear),
+        positions(label, "nondiff=", parameters, nondiff),
+        compute,
+    )
+    _check_linearity(label, role)
+    return Binding(
+        function,
+        role,
+        label=label,
+        module=getattr(function, "__module__", None) or "",
+        qualname=getattr(function, "__qualname__", None) or "",
+        given_name=name,
+        vectorized=bool(vectorized),
+        order=order,
+        compute_dtype=compute,
+    )
+
+
+def _label(function: Any) -> str:
+    inner = function
+    while isinstance(inner, partial):
+        inner = inner.func
+    return getattr(inner, "__name__", None) or type(inner).__name__
+
+
+def _parsed(label: str, signature: str) -> _signature.Signature:
+    try:
+        return _signature.parse(signature)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{label}: {error}") from None
+
+
+def _compute(label: str, compute_dtype: Any) -> np.dtype:
+    try:
+        compute = np.dtype(compute_dtype)
+    except TypeError:
+        raise TypeError(f"{label}: compute_dtype={compute_dtype!r} is no dtype") from None
+    if not jax.dtypes.issubdtype(compute, np.number):
+        raise TypeError(
+            f"{label}: compute_dtype={compute.name!r} is no number type; give 'float64', say"
+        )
+    _dtypes.check(label, "compute_dtype", compute)
+    return compute
+
+
+def _check_count(label: str, parameters: Parameters, shapes: Any) -> None:
+    signature = getattr(shapes, "signature", None)
+    if signature is None or parameters.variadic:
+        return
+    least = len(parameters.operands) - len(parameters.defaults)
+    if len(signature.inputs) < least:
+        raise TypeError(
+            f"{label}: the signature {signature} has {len(signature.inputs)} inputs, but the"
+            f" function has {len(parameters.operands)} positional parameters"
+            f" ({', '.join(parameters.operands)}); static parameters are keyword-only"
+        )
+
+
+def _check_linearity(label: str, role: Function) -> None:
+    both = role.multilinear & role.nondiff
+    if role.linear is True and role.multilinear:
+        raise TypeError(f"{label}: linear=True leaves nothing for multilinear=; give one of them")
+    if not isinstance(role.linear, bool):
+        both |= role.linear & (role.nondiff | role.multilinear)
+    if both:
+        raise TypeError(
+            f"{label}: argument {min(both)} is named in more than one of linear=, multilinear="
+            " and nondiff="
+        )

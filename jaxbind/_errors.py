@@ -1,0 +1,107 @@
+"""What a user reads when a call fails: which binding, called with what, and where in it."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+# XLA's status codes (absl::StatusCode)
+CANCELLED = 1
+INVALID_ARGUMENT = 3
+NOT_FOUND = 5
+INTERNAL = 13
+
+_OURS = os.path.dirname(os.path.abspath(__file__))
+
+
+class ContractError(TypeError):
+    """A function broke what was declared about it; the text says all, without a traceback."""
+
+
+def message(
+    label: str,
+    names: Sequence[str],
+    operands: Sequence[str],
+    iteration: int,
+    iterations: int,
+    error: BaseException,
+) -> tuple[int, str]:
+    """Status code and text for an exception that a function (or our check of it) raised."""
+    called = ", ".join(f"{_short(n)}: {o}" for n, o in zip(names, operands, strict=True))
+    where = f"\n  called with {called or 'no operands'}"
+    if iterations > 1:
+        where += f"\n  in iteration {iteration} of {iterations} over its loop dimensions"
+    if isinstance(error, ContractError):
+        return INVALID_ARGUMENT, f"{label} {error}{where}"
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    head = f"{text}\n  raised in {label}{where}{_hint(error)}"
+    code = INTERNAL if isinstance(error, Exception) else CANCELLED
+    return code, f"{head}\n{_user_traceback(error)}"
+
+
+def _short(name: str) -> str:
+    """``argument 1 (y)`` -> ``y``"""
+    return name.rpartition("(")[2].rstrip(")") or name
+
+
+def _hint(error: BaseException) -> str:
+    if isinstance(error, ValueError) and "read-only" in str(error):
+        return (
+            "\n  operands are read-only views of JAX's memory; work on a copy (x = x.copy()), or"
+            " write the result into the parameter `out`"
+        )
+    return ""
+
+
+def _user_traceback(error: BaseException) -> str:
+    frames = error.__traceback__
+    while frames is not None and _is_ours(frames.tb_frame.f_code.co_filename):
+        frames = frames.tb_next
+    shown = traceback.TracebackException(type(error), error, frames, compact=True)
+    return "".join(shown.format()).rstrip()
+
+
+def _is_ours(filename: str) -> bool:
+    return filename.endswith("_pycall.pyx") or os.path.dirname(filename) == _OURS
+
+
+def kept_view(name: str) -> ContractError:
+    return ContractError(
+        f"kept a view of {name} after it returned. The memory belongs to JAX, which will reuse"
+        " it: keep a copy instead (x.copy())"
+    )
+
+
+def wrong_shape(index: int, count: int, got: Any, wanted: str) -> ContractError:
+    return ContractError(
+        f"returned {got} for {_result(index, count)}; its declared shape and dtype are {wanted}."
+        " Return that shape, or change the signature or out="
+    )
+
+
+def wrong_dtype(index: int, count: int, got: Any, wanted: str) -> ContractError:
+    return ContractError(
+        f"returned {got} for {_result(index, count)}; its declared shape and dtype are {wanted}."
+        " Return .astype(...), declare the other dtype with dtype= or out=, or say with"
+        " compute_dtype= that the function only knows one dtype"
+    )
+
+
+def not_an_array(index: int, count: int, got: Any, wanted: str) -> ContractError:
+    return ContractError(
+        f"returned {got} for {_result(index, count)}; it must return an array: {wanted}."
+        " (A function that writes in place has a parameter called out)"
+    )
+
+
+def returned_with_out(got: Any) -> ContractError:
+    return ContractError(
+        f"returned {got} although it has a parameter `out`; write the result into out and"
+        " return None"
+    )
+
+
+def _result(index: int, count: int) -> str:
+    return "its result" if count == 1 else f"result {index}"

@@ -1,0 +1,252 @@
+"""Names in compiled programs <-> live functions.
+
+A compiled program carries, for each call site, two strings: the *name* of the binding and the
+*site*, which says how it is called. When XLA instantiates the call site, both are resolved to
+a live function, once, and XLA owns the result. So nothing in a program is an address, and
+what cannot be written down (a closure, a static parameter that is no literal) gets a token
+that is unique to this process: another process can never mistake it for something else.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import itertools
+import sys
+import uuid
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+import jax
+import numpy as np
+from jax.tree_util import PyTreeDef, tree_structure, tree_unflatten
+
+from jaxbind import _pycall
+from jaxbind._call import Call
+from jaxbind._static import Static
+from jaxbind._wrt import Wrt
+
+if TYPE_CHECKING:
+    from jaxbind._binding import Binding
+
+_PROCESS = uuid.uuid4().hex[:16]
+_count = itertools.count(1)
+_bindings: WeakValueDictionary[str, Binding] = WeakValueDictionary()
+_sites: WeakValueDictionary[str, Site] = WeakValueDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """How one call site calls its function.
+
+    Attributes:
+      loop: the number of loop dimensions.
+      static: the static parameters.
+      tree: the structure of the positional arguments.
+      wanted: for a pullback, for which operands of the parent.
+      result: the structure of what the function returns.
+      kept: which leaves of it are results of the call.
+      seen: the dtype in which the function sees each operand, where it differs.
+      declared: the dtype in which it gives each result, where it differs.
+    """
+
+    loop: int
+    static: Static
+    tree: PyTreeDef
+    wanted: tuple[bool, ...] | None
+    result: PyTreeDef
+    kept: tuple[bool, ...]
+    seen: tuple[str | None, ...]
+    declared: tuple[str | None, ...]
+
+    def text(self) -> str:
+        """The canonical text, or a token of this process where there is none."""
+        static, tree, result = self.static.literal(), _literal(self.tree), _literal(self.result)
+        if static is None or tree is None or result is None:
+            token = f"#{_PROCESS}-{next(_count)}"
+            _sites[token] = self
+            return token
+        rest = (self.loop, self.wanted, self.kept, self.seen, self.declared)
+        return f"({static}, {tree}, {result}, {rest!r})"
+
+    @classmethod
+    def parse(cls, text: str) -> Site:
+        if text.startswith("#"):
+            site = _sites.get(text)
+            if site is None:
+                raise LookupError(
+                    "the program was compiled with a static parameter or an argument structure"
+                    " that cannot be written down, by a process that is gone"
+                )
+            return site
+        static, tree, result, (loop, wanted, kept, seen, declared) = ast.literal_eval(text)
+        return cls(
+            loop,
+            Static(dict(static)),
+            tree_structure(tree),
+            wanted,
+            tree_structure(result),
+            kept,
+            seen,
+            declared,
+        )
+
+
+@lru_cache(maxsize=4096)
+def _literal(tree: PyTreeDef) -> str | None:
+    text = repr(tree_unflatten(tree, [0] * tree.num_leaves))
+    try:
+        return text if tree_structure(ast.literal_eval(text)) == tree else None
+    except (ValueError, SyntaxError):
+        return None
+
+
+# Writing ----------------------------------------------------------------------------------------
+
+
+def describe(call: Call, structs: list[jax.ShapeDtypeStruct]) -> tuple[str, str, Any]:
+    """Name and site of a call, and what must stay alive until the program is compiled."""
+    binding = call.binding
+    outputs = binding.outputs(call, structs)
+    seen = binding.role.seen(call, structs)
+    site = Site(
+        call.loop,
+        call.static,
+        call.tree,
+        getattr(call.like, "operands", None),
+        outputs.tree,
+        outputs.kept,
+        _differing(seen, structs),
+        _differing(outputs.declared, outputs.structs),
+    )
+    return name_of(binding), site.text(), (binding, site)
+
+
+def _differing(dtypes: Any, structs: Any) -> tuple[str | None, ...]:
+    return tuple(
+        None if d == s.dtype else np.dtype(d).name for d, s in zip(dtypes, structs, strict=True)
+    )
+
+
+def name_of(binding: Binding) -> str:
+    """The name of a binding in programs; derivatives are reached through their parent."""
+    if binding.step is not None:
+        return f"{name_of(binding.parent)}.{binding.step}"
+    wanted = binding.given_name or importable_name(binding)
+    if wanted is None:
+        if binding.private_name is None:
+            binding.private_name = f"{binding.label}<{_PROCESS}-{next(_count)}>"
+        wanted = binding.private_name
+    return _claim(wanted, binding)
+
+
+def _claim(wanted: str, binding: Binding) -> str:
+    """Register under ``wanted``, or with a number behind it where another one has that name."""
+    for name in itertools.chain([wanted], (f"{wanted}#{k}" for k in itertools.count(2))):
+        holder = _bindings.setdefault(name, binding)
+        if holder is binding:
+            return name
+    raise AssertionError
+
+
+def importable_name(binding: Binding) -> str | None:
+    """``module:qualname`` if importing that gives this very binding."""
+    module, qualname = binding.__module__, binding.__qualname__
+    if not module or not qualname or "<" in qualname:
+        return None
+    found: Any = sys.modules.get(module)
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    return f"{module}:{qualname}" if found is binding else None
+
+
+# Reading ----------------------------------------------------------------------------------------
+
+
+def resolve(name: str) -> Binding:
+    """The live binding of a name, imported if need be.
+
+    Raises:
+      LookupError: saying what is missing.
+    """
+    root, steps = name, []
+    while root not in _bindings and "." in root and not root.endswith(">"):
+        root, _, step = root.rpartition(".")
+        steps.append(step)
+    binding = _bindings.get(root)
+    if binding is None:
+        binding, steps = _import(name)
+    for step in reversed(steps):
+        binding = binding.derivative(step)
+        if binding is None:
+            raise LookupError(f"{root} is there, but its derivative {step!r} is not, or no longer")
+    return binding
+
+
+def _import(name: str) -> tuple[Any, list[str]]:
+    module, _, path = name.partition(":")
+    if "<" in name or not path:
+        raise LookupError(
+            f"{name} lived only in the process that compiled the program: it is no module-level"
+            " function. Define it in an importable module, or give bind(name=...)"
+        )
+    try:
+        found: Any = importlib.import_module(module)
+    except ImportError as error:
+        raise LookupError(f"module {module}, which should define {path}, fails: {error}") from None
+    parts = path.split(".")
+    while parts and not _is_binding(found):
+        part = parts.pop(0).partition("#")[0]
+        if not hasattr(found, part):
+            raise LookupError(f"module {module} has no {path}")
+        found = getattr(found, part)
+    if not _is_binding(found):
+        raise LookupError(f"{name} is no binding any more but a {type(found).__name__}")
+    return found, parts[::-1]
+
+
+def _is_binding(value: Any) -> bool:
+    return hasattr(type(value), "derivative")
+
+
+def open_site(name: str, text: str) -> Any:
+    """Called by XLA when it instantiates a call site: the object that executes its calls."""
+    binding = resolve(name)
+    if binding.function is None:
+        raise LookupError(f"{name} has no function")
+    site = Site.parse(text)
+    parameters = binding.parameters
+    keywords = parameters.accepted(site.static.values)
+    if parameters.wants_wrt:
+        parent = binding.parent
+        keywords["wrt"] = Wrt.from_operands(parent, site.tree.children()[0], site.wanted or ())
+    if getattr(binding.function, "takes_loop", False):
+        keywords["loop"] = site.loop if binding.vectorized else 0
+    names = [binding.operand_name(site.tree, i) for i in range(site.tree.num_leaves)]
+    return _pycall.CallSite(
+        function=binding.function,
+        label=binding.label,
+        names=names,
+        keywords=keywords,
+        wants_out=parameters.wants_out,
+        loop=site.loop,
+        vectorized=binding.vectorized,
+        fortran=binding.order == "F",
+        tree=site.tree,
+        result=site.result,
+        bare_out=binding.role.bare,
+        kept=site.kept,
+        seen=[None if d is None else np.dtype(d) for d in site.seen],
+        declared=[None if d is None else np.dtype(d) for d in site.declared],
+    )
+
+
+def register_target() -> str:
+    """Register the handler with XLA; returns the target's name."""
+    name = "jaxbind.python"
+    handlers = _pycall.capsules(open_site)
+    jax.ffi.register_ffi_type(name, handlers["state"], platform="cpu")
+    jax.ffi.register_ffi_target(name, handlers["target"], platform="cpu")
+    return name

@@ -1,0 +1,176 @@
+"""The only file that touches JAX interfaces that are private or differ between versions.
+
+Each use says since or until when, and why. ``tests/test_jax_interfaces.py`` exercises each
+of them alone, so that a new JAX release that moves one fails there first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir, xla
+
+MINIMUM = (0, 9, 1)
+
+
+def require_supported_version(version: str) -> None:
+    """Refuse a JAX whose FFI lays out its state arguments differently (API below 0.3).
+
+    Raises:
+      ImportError: naming the version found and the oldest that works.
+    """
+    numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
+    if numbers < MINIMUM:
+        oldest = ".".join(map(str, MINIMUM))
+        raise ImportError(
+            f"jaxbind needs jax >= {oldest} (XLA FFI 0.3); found jax {version}, whose runtime"
+            f" would crash. Remedy: pip install --upgrade 'jax>={oldest}'"
+        )
+
+
+require_supported_version(jax.__version__)
+
+
+# Values and abstract values -------------------------------------------------------------------
+
+
+def is_tracer(value: Any) -> bool:
+    return isinstance(value, jax.core.Tracer)
+
+
+
+
+def result_aval(operand_avals: Sequence[Any], shape: tuple, dtype: Any) -> Any:
+    """The abstract value of a result.
+
+    Built from an operand's, because a plain ``ShapedArray`` would lose the manual axes over
+    which the operands vary (``shard_map`` with ``check_vma``).
+    """
+    if not operand_avals:
+        return jax.core.ShapedArray(shape, dtype)
+    like = operand_avals[0]
+    explicit = not like.sharding.mesh.empty
+    if not explicit:
+        return like.update(shape=shape, dtype=dtype, weak_type=False)
+    spec = jax.sharding.PartitionSpec(*[None] * len(shape))
+    sharding = like.sharding.update(spec=spec)
+    return like.update(shape=shape, dtype=dtype, weak_type=False, sharding=sharding)
+
+
+def _varying(aval: Any) -> frozenset:
+    # jax 0.10 renamed ``aval.vma`` to ``aval.manual_axis_type.varying``.
+    manual = getattr(aval, "manual_axis_type", None)
+    return manual.varying if manual is not None else getattr(aval, "vma", frozenset())
+
+
+def unify_varying(operands: Sequence[Any]) -> list[Any]:
+    """Make all operands vary over the same manual axes.
+
+    Inside ``shard_map`` operands with mixed axes would give silently wrong gradients: JAX
+    inserts the sum over an axis where it sees the cast, not inside a foreign primitive.
+    """
+    varying = [_varying(jax.typeof(x)) for x in operands]
+    if all(v == varying[0] for v in varying):
+        return list(operands)
+    union = frozenset().union(*varying)
+    return [
+        jax.lax.pcast(x, tuple(sorted(union - v, key=str)), to="varying") if union - v else x
+        for x, v in zip(operands, varying, strict=True)
+    ]
+
+
+@cache
+def concrete_array() -> type:
+    """The type of concrete arrays (``isinstance`` with ``jax.Array`` also takes tracers)."""
+    return type(jnp.zeros(()))
+
+
+def tangent_zero(primal_out: Any) -> ad.Zero:
+    """The symbolic zero tangent of a result (of dtype float0 for an integer result)."""
+    return ad.Zero(jax.typeof(primal_out).to_tangent_aval())
+
+
+def x64_enabled() -> bool:
+    return bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
+
+
+# Registration ---------------------------------------------------------------------------------
+
+
+def make_primitive(
+    name: str,
+    *,
+    abstract: Callable,
+    jvp: Callable,
+    transpose: Callable,
+    batch: Callable,
+    lower: Callable,
+    lower_elsewhere: Callable,
+) -> Primitive:
+    primitive = Primitive(name)
+    primitive.multiple_results = True
+    primitive.def_impl(lambda *args, **params: xla.apply_primitive(primitive, *args, **params))
+    primitive.def_abstract_eval(abstract)
+    ad.primitive_jvps[primitive] = jvp
+    ad.primitive_transposes[primitive] = transpose
+    _register_batcher(primitive, batch)
+    mlir.register_lowering(primitive, lower, platform="cpu")
+    mlir.register_lowering(primitive, lower_elsewhere)
+    return primitive
+
+
+def _register_batcher(primitive: Primitive, batch: Callable) -> None:
+    # ``primitive_batchers`` is a shim marked for deletion; the other table hands over the
+    # axis data and also calls the rule where nothing is batched.
+    table = getattr(batching, "primitive_batchers", None)
+    if table is not None:
+        table[primitive] = batch
+        return
+
+    def fancy(axis_data, args, dims, **params):
+        del axis_data
+        if all(d is None for d in dims):
+            return primitive.bind(*args, **params), [None] * len(args)
+        return batch(args, dims, **params)
+
+    batching.fancy_primitive_batchers[primitive] = fancy
+
+
+def move_batch_to_front(operand: Any, axis: int | None, size: int) -> Any:
+    return batching.bdim_at_front(operand, axis, size)
+
+
+# Lowering -------------------------------------------------------------------------------------
+
+
+def lower_foreign_call(
+    ctx: mlir.LoweringRuleContext,
+    operands: Sequence[Any],
+    target: str,
+    layouts: tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]] | None,
+    **attributes: Any,
+) -> Any:
+    """Emit the custom call; layouts of operands and results are minor-to-major."""
+    given, made = layouts or (None, None)
+    lowering = jax.ffi.ffi_lowering(target, operand_layouts=given, result_layouts=made)
+    return lowering(ctx, *operands, **attributes)
+
+
+def keep_until_compiled(ctx: mlir.LoweringRuleContext, thing: Any) -> None:
+    """Keep ``thing`` alive between lowering and compiling, when the call site takes over."""
+    ctx.module_context.add_keepalive(thing)
+
+
+def lower_traced(function: Callable) -> Callable:
+    """A lowering rule from a JAX function returning a sequence."""
+    return mlir.lower_fun(function, multiple_results=True)
+
+
+def forget_traces() -> None:
+    """Drop every trace and compilation that JAX has cached, after a rule has changed."""
+    jax.clear_caches()

@@ -1,0 +1,168 @@
+"""What the parameters of a foreign function are: operands, static parameters, ``out``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxbind._static import NO_STATIC, Static
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_EMPTY = inspect.Parameter.empty
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """The parameters of a function, sorted by what they mean to a binding.
+
+    Attributes:
+      operands: names of the positional parameters.
+      defaults: default values among them.
+      by_keyword: those that a caller may also name.
+      variadic: whether there is ``*args`` (or the parameters cannot be inspected).
+      static: names and defaults of the keyword-only parameters.
+      any_static: whether there is ``**kwargs``.
+      wants_out: whether a parameter is called ``out``.
+      wants_wrt: whether a keyword-only parameter is called ``wrt``.
+    """
+
+    operands: tuple[str, ...]
+    defaults: Mapping[str, Any]
+    by_keyword: frozenset[str]
+    variadic: bool
+    static: Mapping[str, Any]
+    any_static: bool
+    wants_out: bool
+    wants_wrt: bool = False
+
+    @classmethod
+    def of(cls, function: Callable, *, rule: bool = False) -> Parameters:
+        """Inspect ``function``; in a rule (``rule=True``) ``wrt`` has a meaning of its own."""
+        if isinstance(function, np.ufunc):
+            names = tuple(f"x{i + 1}" for i in range(function.nin))
+            return cls(names, {}, frozenset(), False, {}, False, False)
+        try:
+            parameters = inspect.signature(function).parameters.values()
+        except (TypeError, ValueError):  # builtins without a text signature
+            return cls((), {}, frozenset(), True, {}, True, False)
+        operands, defaults, by_keyword, static = [], {}, [], {}
+        variadic = any_static = wants_out = wants_wrt = False
+        for p in parameters:
+            if p.name == "out" and p.kind is not p.VAR_POSITIONAL and p.kind is not p.VAR_KEYWORD:
+                wants_out = True
+            elif rule and p.name == "wrt" and p.kind is p.KEYWORD_ONLY:
+                wants_wrt = True
+            elif p.kind in _POSITIONAL:
+                operands.append(p.name)
+                if p.kind is p.POSITIONAL_OR_KEYWORD:
+                    by_keyword.append(p.name)
+                if p.default is not _EMPTY:
+                    defaults[p.name] = p.default
+            elif p.kind is p.VAR_POSITIONAL:
+                variadic = True
+            elif p.kind is p.KEYWORD_ONLY:
+                static[p.name] = p.default
+            else:
+                any_static = True
+        return cls(
+            tuple(operands),
+            defaults,
+            frozenset(by_keyword),
+            variadic,
+            static,
+            any_static,
+            wants_out,
+            wants_wrt,
+        )
+
+    def name(self, position: int) -> str | None:
+        return self.operands[position] if position < len(self.operands) else None
+
+    def bind(self, label: str, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, Static]:
+        """Split a call into its positional operands and its static parameters.
+
+        Raises:
+          TypeError: for a wrong number of operands, or an unknown, missing or unhashable
+            keyword; the text names it.
+        """
+        if not kwargs and len(args) == len(self.operands) and not self.static:
+            return args, NO_STATIC
+        static: dict[str, Any] = {}
+        by_name: dict[str, Any] = {}
+        for name, value in kwargs.items():
+            if name in self.by_keyword:
+                by_name[name] = value
+            elif name in self.static or self.any_static:
+                static[name] = value
+            else:
+                known = [*self.static, *sorted(self.by_keyword)]
+                raise TypeError(
+                    f"{label}: unexpected keyword argument {name}={_short(value)};"
+                    f" it takes {', '.join(known) or 'no keywords'}"
+                )
+        operands = self._operands(label, args, by_name)
+        for name, default in self.static.items():
+            if name not in static:
+                if default is _EMPTY:
+                    raise TypeError(f"{label}: missing the static keyword argument {name}=")
+                static[name] = default
+        return operands, hashable(label, static)
+
+    def _operands(self, label: str, args: tuple, by_name: dict[str, Any]) -> tuple:
+        values = list(args)
+        for name in self.operands[len(args) :]:
+            if name in by_name:
+                values.append(by_name.pop(name))
+            elif name in self.defaults:
+                values.append(self.defaults[name])
+            else:
+                break
+        if by_name:
+            name = next(iter(by_name))
+            raise TypeError(f"{label}: got two values for argument {name}, or one out of order")
+        least = len(self.operands)
+        if len(values) < least or (len(values) > least and not self.variadic):
+            wanted = f"{'at least ' if self.variadic else ''}{least}"
+            names = f" ({', '.join(self.operands)})" if self.operands else ""
+            raise TypeError(
+                f"{label}: got {len(args)} positional argument{'s' * (len(args) != 1)};"
+                f" it takes {wanted}{names}. Static parameters are keyword-only"
+            )
+        return tuple(values)
+
+    def accepted(self, static: Mapping[str, Any]) -> dict[str, Any]:
+        """The static parameters that this function takes: a rule may leave some out."""
+        if self.any_static:
+            return dict(static)
+        return {name: value for name, value in static.items() if name in self.static}
+
+
+def hashable(label: str, values: Mapping[str, Any]) -> Static:
+    """Static parameters as a hashable record.
+
+    Raises:
+      TypeError: naming the parameter that is unhashable, or an array or tracer.
+    """
+    try:
+        return Static(values)
+    except TypeError:
+        for name, value in values.items():
+            try:
+                Static({name: value})
+            except TypeError:
+                kind = type(value).__name__
+                raise TypeError(
+                    f"{label}: static parameter {name}={_short(value)} is unhashable ({kind});"
+                    " static parameters are part of the compiled program. Pass a tuple instead"
+                    " of a list or an array, or make it a positional operand"
+                ) from None
+        raise
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,205 @@
+"""The one primitive, and its rules in JAX's own order.
+
+Every call of every binding is one equation ``jaxbind[call=...]`` on flat operands. With
+``f(x, y, z)`` linear in x, linear in y (separately), and anything in z, the tangent of the
+result is
+
+    t = f(t_x, y, z) + f(x, t_y, z) + f.jvp((x, y, z), t_z)
+
+where each term is bound separately, and left out where its tangent is known to be zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.interpreters import ad
+
+from jaxbind import _identity, _jax
+from jaxbind._call import Call, core_struct, fill, loop_shape, unbroadcast
+from jaxbind._result import flatten
+from jaxbind._roles import GENERAL, NONDIFF
+from jaxbind._rules import inline
+
+
+def bind(call: Call, operands: Sequence[Any]) -> list[Any]:
+    """Apply ``call`` to operands whose loop dimensions are 1 or of the full size."""
+    if call.binding.inlined:
+        return inline(call, operands)
+    return foreign_p.bind(*_jax.unify_varying(operands), call=call)
+
+
+# Abstract evaluation ----------------------------------------------------------------------------
+
+
+def _abstract(*avals: Any, call: Call) -> list[Any]:
+    outputs = call.binding.outputs(call, [core_struct(a, call.loop) for a in avals])
+    loops = loop_shape([a.shape for a in avals], call.loop)
+    return [_jax.result_aval(avals, loops + s.shape, s.dtype) for s in outputs.structs]
+
+
+# Forward differentiation ------------------------------------------------------------------------
+
+
+def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: Call) -> tuple[list, list]:
+    binding = call.binding
+    results = bind(call, primals)
+    total: list[Any] = [_jax.tangent_zero(r) for r in results]
+    if binding.traced is not None:  # a pushforward with a traced rule and a vjp rule
+        present = [ad.instantiate_zeros(t) for t in tangents]
+        return results, jax.jvp(lambda *xs: inline(call, xs), tuple(primals), tuple(present))[1]
+
+    nonzero = [type(t) is not ad.Zero for t in tangents]
+    kinds = binding.role.kinds(call, [jax.typeof(p) for p in primals])
+    for group in dict.fromkeys(k for k, nz in zip(kinds, nonzero, strict=True) if nz):
+        members = [kind == group for kind in kinds]
+        if group is NONDIFF:
+            raise binding.not_differentiable(call, next(_both(members, nonzero)))
+        if group == GENERAL:
+            given = [
+                t if m and nz else None
+                for t, m, nz in zip(tangents, members, nonzero, strict=True)
+            ]
+            pushed = binding.push_general(call, primals, given)
+            terms = fill([_has_tangent(z) for z in total], pushed)
+        else:
+            operands = [
+                ad.instantiate_zeros(t) if m else p
+                for p, t, m in zip(primals, tangents, members, strict=True)
+            ]
+            terms = [
+                t if _has_tangent(z) else None
+                for t, z in zip(bind(call, operands), total, strict=True)
+            ]
+        total = [
+            z if t is None else ad.add_tangents(z, t) for z, t in zip(total, terms, strict=True)
+        ]
+    return results, total
+
+
+def _both(first: Sequence[bool], second: Sequence[bool]):
+    return (i for i, (a, b) in enumerate(zip(first, second, strict=True)) if a and b)
+
+
+def _has_tangent(value: Any) -> bool:
+    aval = value.aval if type(value) is ad.Zero else jax.typeof(value)
+    return aval.dtype != jax.dtypes.float0
+
+
+# Transposition ----------------------------------------------------------------------------------
+
+
+def _transpose(cotangents: Sequence[Any], *operands: Any, call: Call) -> list[Any]:
+    undefined = [ad.is_undefined_primal(x) for x in operands]
+    if all(type(ct) is ad.Zero for ct in cotangents):
+        return [ad.Zero(x.aval) if u else None for x, u in zip(operands, undefined, strict=True)]
+    cts = [ad.instantiate_zeros(ct) if _has_tangent(ct) else None for ct in cotangents]
+    binding = call.binding
+    kinds = binding.role.kinds(call, [_aval(x) for x in operands])
+    groups = {k for k, u in zip(kinds, undefined, strict=True) if u}
+    if len(groups) != 1 or groups & {GENERAL, NONDIFF}:
+        raise binding.not_linear(call, undefined.index(True))
+    members, results = binding.role.transpose(call, groups.pop(), operands, cts)
+    transposed: list[Any] = [None] * len(operands)
+    for index, result in zip(members, results, strict=True):
+        if undefined[index]:  # others in the group are zeros that JAX has made concrete
+            transposed[index] = unbroadcast(result, _aval(operands[index]).shape, call.loop)
+    return transposed
+
+
+def _aval(operand: Any) -> Any:
+    return operand.aval if ad.is_undefined_primal(operand) else jax.typeof(operand)
+
+
+# Batching ---------------------------------------------------------------------------------------
+
+
+def _batch(operands: Sequence[Any], axes: Sequence[int | None], *, call: Call) -> tuple:
+    """One more loop dimension, in front; of size 1 where the operand is not mapped."""
+    if call.binding.vmap_rule is not None:
+        return _batch_by_rule(operands, axes, call)
+    stacked = [
+        jax.lax.expand_dims(x, (0,)) if axis is None else _jax.move_batch_to_front(x, axis, 1)
+        for x, axis in zip(operands, axes, strict=True)
+    ]
+    results = bind(call.batched(), stacked)
+    return results, [0] * len(results)
+
+
+def _batch_by_rule(operands: Sequence[Any], axes: Sequence[int | None], call: Call) -> tuple:
+    binding = call.binding
+    assert call.loop == 0, "a vmap rule takes every loop dimension"
+    size = next(x.shape[a] for x, a in zip(operands, axes, strict=True) if a is not None)
+    moved = [
+        x if axis is None else _jax.move_batch_to_front(x, axis, size)
+        for x, axis in zip(operands, axes, strict=True)
+    ]
+    core = [
+        core_struct(jax.typeof(x), axis is not None) for x, axis in zip(moved, axes, strict=True)
+    ]
+    outputs = binding.outputs(call, core)
+    batched = call.arguments([axis is not None for axis in axes])
+    result, out_batched = binding.vmap_rule(call, size, batched, call.arguments(moved))
+    results = flatten(outputs.tree, outputs.kept, result)
+    if isinstance(out_batched, bool):
+        flags = [out_batched] * len(results)
+    else:
+        flags = flatten(outputs.tree, outputs.kept, out_batched)
+    for r, flag, struct in zip(results, flags, outputs.structs, strict=True):
+        wanted = ((size,) if flag else ()) + struct.shape
+        if jax.numpy.shape(r) != wanted:
+            raise TypeError(
+                f"{binding.label}: the rule of def_vmap returned shape {jax.numpy.shape(r)};"
+                f" wanted {wanted}, the mapped axis in front"
+            )
+    return results, [0 if flag else None for flag in flags]
+
+
+# Lowering ---------------------------------------------------------------------------------------
+
+
+def _lower(ctx: Any, *operands: Any, call: Call) -> Any:
+    binding = call.binding
+    if binding.traced is not None:
+        return _jax.lower_traced(lambda *xs: inline(call, xs))(ctx, *operands)
+    if binding.function is None:
+        raise binding.no_forward_rule(call)
+    core = [core_struct(a, call.loop) for a in ctx.avals_in]
+    name, site, owner = _identity.describe(call, core)
+    _jax.keep_until_compiled(ctx, owner)
+    layouts = None
+    if binding.order == "F":
+        layouts = tuple([_fortran(a, call.loop) for a in avals] for avals in (ctx.avals_in, ctx.avals_out))
+    return _jax.lower_foreign_call(ctx, operands, TARGET, layouts, name=name, site=site)
+
+
+def _fortran(aval: Any, loop: int) -> tuple[int, ...]:
+    """Minor-to-major: core dimensions first to last, then loop dimensions last to first."""
+    rank = len(aval.shape)
+    return (*range(loop, rank), *range(loop - 1, -1, -1))
+
+
+def _lower_elsewhere(ctx: Any, *operands: Any, call: Call) -> Any:
+    del operands
+    platforms = ", ".join(ctx.module_context.platforms)
+    raise NotImplementedError(
+        f"{call.binding.label}: there is no implementation for platform {platforms}; jaxbind"
+        " calls functions on the CPU. Move the operands with"
+        " jax.device_put(x, jax.devices('cpu')[0]), or run under"
+        " jax.default_device(jax.devices('cpu')[0])"
+    )
+
+
+TARGET = _identity.register_target()
+
+foreign_p = _jax.make_primitive(
+    "jaxbind",
+    abstract=_abstract,
+    jvp=_jvp,
+    transpose=_transpose,
+    batch=_batch,
+    lower=_lower,
+    lower_elsewhere=_lower_elsewhere,
+)

@@ -1,0 +1,117 @@
+"""Matching what a function or rule returned against the structure that was declared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import PyTreeDef, tree_structure, tree_unflatten
+
+from jaxbind._call import Outputs
+
+_LEAF = tree_structure(0)
+
+
+def flatten(tree: PyTreeDef, kept: Sequence[bool], result: Any) -> list[Any]:
+    """The kept leaves of ``result``, which must have the structure ``tree``.
+
+    A tuple of one may be given bare, a list stands for a tuple, and ``None`` may stand for
+    everything that is not kept.
+
+    Raises:
+      TypeError: with what was returned and what was declared.
+    """
+    if tree == _LEAF:
+        leaves = [result]
+    else:
+        leaves = _flatten_up_to(tree, result)
+    if leaves is None:
+        raise TypeError(
+            f"returned {describe(result)}, but its declared result is {_expected(tree, kept)}"
+        )
+    found = [leaf for leaf, k in zip(leaves, kept, strict=True) if k]
+    for index, leaf in enumerate(found):
+        if leaf is None:
+            raise TypeError(
+                f"returned None for result {index} of {_expected(tree, kept)}; return an array"
+                " (zeros if it does not depend on it), or declare the argument nondiff"
+            )
+    return found
+
+
+def _flatten_up_to(tree: PyTreeDef, result: Any) -> list[Any] | None:
+    children = tree.children()
+    container = tree.node_data()[0] if children and tree.node_data() else None
+    if container is tuple:
+        if len(children) == 1 and not (isinstance(result, (tuple, list)) and len(result) == 1):
+            result = (result,)
+        if not isinstance(result, (tuple, list)) or len(result) != len(children):
+            return None
+        leaves: list[Any] = []
+        for child, item in zip(children, result, strict=True):
+            if item is None:
+                part: list[Any] | None = [None] * child.num_leaves
+            elif child == _LEAF:
+                part = [item]
+            else:
+                part = _flatten_up_to(child, item)
+            if part is None:
+                return None
+            leaves.extend(part)
+        return leaves
+    try:
+        return tree.flatten_up_to(result)
+    except ValueError:
+        return None
+
+
+def _expected(tree: PyTreeDef, kept: Sequence[bool]) -> str:
+    if tree == _LEAF:
+        return "one array"
+    shown = tree_unflatten(tree, [_Word("array" if k else "None") for k in kept])
+    return repr(shown)
+
+
+class _Word(str):
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def describe(value: Any) -> str:
+    """A value in a few words: ``float64[3,4]``, ``a tuple of 2``, ``'text' (str)``."""
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{value.dtype}[{','.join(map(str, value.shape))}]"
+    if isinstance(value, (tuple, list, dict)):
+        return f"a {type(value).__name__} of {len(value)}"
+    if value is None:
+        return "None"
+    text = repr(value)
+    return f"{text if len(text) < 60 else text[:57] + '...'} ({type(value).__name__})"
+
+
+def conform(label: str, outputs: Outputs, result: Any) -> list[jax.Array]:
+    """The leaves of what a traced rule returned, checked against what they must be.
+
+    Raises:
+      TypeError: naming the rule, what it returned and what was wanted.
+    """
+    try:
+        leaves = flatten(outputs.tree, outputs.kept, result)
+    except TypeError as error:
+        raise TypeError(f"{label} {error}") from None
+    checked = []
+    for index, (leaf, struct) in enumerate(zip(leaves, outputs.structs, strict=True)):
+        value = jnp.asarray(leaf)
+        if value.weak_type:
+            value = value.astype(struct.dtype)
+        if value.shape != struct.shape or value.dtype != struct.dtype:
+            raise TypeError(
+                f"{label} returned {describe(value)} for result {index}; wanted"
+                f" {describe(struct)}"
+            )
+        checked.append(value)
+    return checked

@@ -1,0 +1,152 @@
+"""Rules that are JAX functions: how each becomes a pushforward on core operands.
+
+A *traced* rule is inlined into the program where it is needed, so JAX differentiates,
+transposes and batches it by itself. (A rule over NumPy arrays is a `Binding` instead.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from jaxbind import _dtypes
+from jaxbind._call import Call, Outputs, core_struct, over_loops, owners
+from jaxbind._parameters import Parameters
+from jaxbind._result import conform, flatten
+from jaxbind._wrt import Wrt
+
+
+class TracedRule(Protocol):
+    """A rule that is a JAX function of core operands."""
+
+    #: what the user gave
+    function: Any
+    #: whether zero tangents are left out (``None``) rather than made into arrays
+    skips_zeros: bool
+
+    def __call__(self, call: Call, outputs: Outputs, args: tuple) -> list[Any]: ...
+
+
+def inline(call: Call, operands: Sequence[Any]) -> list[Any]:
+    """Apply the traced rule of ``call.binding`` over all loop dimensions."""
+    binding = call.binding
+    outputs = binding.outputs(call, [core_struct(x, call.loop) for x in operands])
+
+    def core(*leaves: Any) -> list[Any]:
+        return binding.traced(call, outputs, call.arguments(leaves))
+
+    return over_loops(core, call.loop, operands)
+
+
+class Traced:
+    """A JAX function that is a jvp, vjp or transpose rule."""
+
+    skips_zeros = False
+
+    def __init__(self, function: Callable, label: str):
+        self.function = function
+        self.label = label
+        self.parameters = Parameters.of(function, rule=True)
+
+    def __call__(self, call: Call, outputs: Outputs, args: tuple) -> list[Any]:
+        static = self.parameters.accepted(call.static.values)
+        if self.parameters.wants_wrt:
+            static["wrt"] = Wrt.of(call)
+        return conform(self.label, outputs, self.function(*args, **static))
+
+
+class Partials:
+    """One JAX function per argument of an elementwise function: its partial derivative.
+
+    ``t_y = sum_i  (df/dx_i)(x) * t_x_i``
+    """
+
+    skips_zeros = True
+
+    def __init__(self, functions: Sequence[Callable | None], label: str):
+        self.functions = tuple(functions)
+        self.function = self.functions
+        self.label = label
+
+    def __call__(self, call: Call, outputs: Outputs, args: tuple) -> list[Any]:
+        primals, tangents = args
+        parent, tree = call.binding.parent, call.tree.children()[0]
+        totals: list[Any] = [None] * len(outputs.structs)
+        for index, t in enumerate(tree.flatten_up_to(tangents)):
+            if t is None:
+                continue
+            name = parent.operand_name(tree, index)
+            partial = self.functions[owners(tree)[index][0]]
+            if partial is None:
+                raise TypeError(
+                    f"{parent.label}: no derivative with respect to {name}: its rule in"
+                    f" {self.label} is None. Give one, or use jax.lax.stop_gradient on that"
+                    " argument"
+                )
+            static = Parameters.of(partial).accepted(call.static.values)
+            values = flatten(outputs.tree, outputs.kept, partial(*primals, **static))
+            for o, (value, struct) in enumerate(zip(values, outputs.structs, strict=True)):
+                what = f"{self.label}: the rule of {name}"
+                term = _cast(what, value, struct) * _cast(what, t, struct)
+                if term.shape != struct.shape:
+                    raise TypeError(
+                        f"{what} gives shape {term.shape} where the result has {struct.shape};"
+                        " def_partials is for elementwise functions"
+                    )
+                totals[o] = term if totals[o] is None else totals[o] + term
+        return totals
+
+
+class Jacobians:
+    """A dense Jacobian per argument: ``t_y = sum_i J_i t_x_i``, contracted over x_i's dimensions.
+
+    The structure is that of ``jax.jacobian(f, argnums=(0, 1, ...))``: for each result a tuple
+    with an array of shape ``y.shape + x_i.shape`` per argument.
+    """
+
+    skips_zeros = True
+
+    def __init__(self, function: Callable, label: str):
+        self.function = function
+        self.label = label
+        self.parameters = Parameters.of(function, rule=True)
+
+    def __call__(self, call: Call, outputs: Outputs, args: tuple) -> list[Any]:
+        primals, packed_tangents = args
+        tree = call.tree.children()[0]
+        tangents = tree.flatten_up_to(packed_tangents)
+        static = self.parameters.accepted(call.static.values)
+        packed = self.parameters.operands == ("primals",)
+        result = self.function(*((primals,) if packed else primals), **static)
+        per_output = flatten(outputs.tree, outputs.kept, result)
+        totals: list[Any] = []
+        for jacobians, struct in zip(per_output, outputs.structs, strict=True):
+            entries = flatten(tree, [t is not None for t in tangents], jacobians)
+            given = [t for t in tangents if t is not None]
+            total: Any = None
+            for jacobian, t in zip(entries, given, strict=True):
+                wanted = struct.shape + t.shape
+                if jnp.shape(jacobian) != wanted:
+                    raise TypeError(
+                        f"{self.label}: a Jacobian has shape {jnp.shape(jacobian)}; wanted"
+                        f" {wanted}, the result's dimensions and then the argument's"
+                    )
+                term = jnp.tensordot(
+                    _cast(self.label, jacobian, struct), _cast(self.label, t, struct), t.ndim
+                )
+                total = term if total is None else total + term
+            totals.append(total)
+        return totals
+
+
+def _cast(what: str, value: Any, struct: jax.ShapeDtypeStruct) -> jax.Array:
+    value = jnp.asarray(value)
+    if _dtypes.is_complex(value.dtype) and not _dtypes.is_complex(struct.dtype):
+        raise TypeError(
+            f"{what}: a complex factor cannot give the tangent of a real result; a real function"
+            " of a complex argument has no complex derivative. Write def_jvp instead"
+        )
+    return jax.lax.convert_element_type(value, struct.dtype)

@@ -1,0 +1,255 @@
+"""Declared results: how shapes and dtypes of a call's results follow from its operands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import PyTreeDef, tree_flatten, tree_structure, tree_unflatten
+
+from jaxbind import _dtypes
+from jaxbind._call import Call, Outputs
+from jaxbind._parameters import Parameters
+from jaxbind._signature import Signature, parse
+
+Structs = Sequence[jax.ShapeDtypeStruct]
+
+ARRAY = tree_structure(0)
+
+
+class Shapes(Protocol):
+    """What was declared about the results of a function."""
+
+    def core_ranks(self, label: str, ranks: Sequence[int], names: Sequence[str]) -> list[int] | None:
+        """Core rank of each operand; ``None`` where all its dimensions are core."""
+        ...
+
+    def check(self, label: str, core_shapes: Sequence[Sequence[Any]], names: Sequence[str]) -> None:
+        """Raise ``ValueError`` where core shapes contradict the declaration."""
+        ...
+
+    def results(self, call: Call, ranks: Sequence[int]) -> tuple[PyTreeDef, list[int]]:
+        """Structure and core ranks of the results; only asked where core ranks are known."""
+        ...
+
+    def outputs(self, call: Call, structs: Structs) -> Outputs: ...
+
+
+@dataclass(frozen=True)
+class FromSignature:
+    """Shapes from a gufunc signature; dtypes given, or those that the operands promote to."""
+
+    signature: Signature
+    dtypes: tuple[np.dtype, ...] | None
+    compute: np.dtype | None
+
+    def core_ranks(self, label: str, ranks: Sequence[int], names: Sequence[str]) -> list[int]:
+        self._check_count(label, len(ranks))
+        resolved = self.signature.without_missing(ranks)
+        for core, rank, name in zip(resolved.inputs, ranks, names, strict=True):
+            if rank < len(core):
+                shown = ",".join(map(str, core))
+                raise ValueError(
+                    f"{label}: {name} has {rank} dimension{'s' * (rank != 1)}, but its core"
+                    f" dimensions are ({shown}) in the signature {self.signature}"
+                )
+        return [len(core) for core in resolved.inputs]
+
+    def _check_count(self, label: str, count: int) -> None:
+        wanted = len(self.signature.inputs)
+        if count != wanted:
+            raise TypeError(
+                f"{label}: got {count} operand array{'s' * (count != 1)}; the signature"
+                f" {self.signature} has {wanted}"
+            )
+
+    def results(self, call: Call, ranks: Sequence[int]) -> tuple[PyTreeDef, list[int]]:
+        outputs = self.signature.without_missing(ranks).outputs
+        return self.tree, [len(core) for core in outputs]
+
+    def check(self, label: str, core_shapes: Sequence[Sequence[Any]], names: Sequence[str]) -> None:
+        resolved = self.signature.without_missing([len(s) for s in core_shapes])
+        try:
+            resolved.sizes(core_shapes, names)
+        except ValueError as error:
+            raise ValueError(f"{label}: {error}") from None
+
+    def outputs(self, call: Call, structs: Structs) -> Outputs:
+        shapes = [s.shape for s in structs]
+        signature = self.signature.without_missing([len(s) for s in shapes])
+        sizes = signature.sizes(shapes, [call.operand(i) for i in range(len(shapes))])
+        core_shapes = signature.output_shapes(sizes)
+        dtypes = self.dtypes or (self._promoted(call, structs),) * len(core_shapes)
+        declared = [jax.ShapeDtypeStruct(*sd) for sd in zip(core_shapes, dtypes, strict=True)]
+        return make_outputs(call.binding.label, self.tree, declared, self.compute)
+
+    @property
+    def tree(self) -> PyTreeDef:
+        """The structure of the results: an array, or a tuple of several."""
+        count = len(self.signature.outputs)
+        return ARRAY if count == 1 else tree_structure((0,) * count)
+
+    def _promoted(self, call: Call, structs: Structs) -> np.dtype:
+        kinds = call.binding.role.kinds(call, structs)
+        dtypes = [s.dtype for s, kind in zip(structs, kinds, strict=True) if kind is not None]
+        dtypes = dtypes or [s.dtype for s in structs] or [np.dtype(float)]
+        promoted = jnp.result_type(*dtypes)
+        if self.compute is not None:
+            if not _dtypes.is_inexact(promoted):
+                promoted = _dtypes.canonical(self.compute)
+            elif _dtypes.is_complex(self.compute):
+                promoted = jnp.promote_types(promoted, np.complex64)
+        return np.dtype(promoted)
+
+
+@dataclass(frozen=True)
+class FromOut:
+    """Shapes and dtypes given by ``out=``: structs, a callable, or ``"infer"``."""
+
+    out: Any
+    compute: np.dtype | None
+
+    def core_ranks(self, label: str, ranks: Sequence[int], names: Sequence[str]) -> None:
+        return None
+
+    def check(self, label: str, core_shapes: Sequence[Sequence[Any]], names: Sequence[str]) -> None:
+        return None
+
+    def results(self, call: Call, ranks: Sequence[int]) -> tuple[PyTreeDef, list[int]]:
+        raise AssertionError("all dimensions are core")
+
+    def outputs(self, call: Call, structs: Structs) -> Outputs:
+        label = call.binding.label
+        if isinstance(self.out, str):
+            result = _run_on_zeros(call, structs)
+        elif callable(self.out):
+            accepted = Parameters.of(self.out).accepted(call.static.values)
+            result = self.out(*call.arguments(list(structs)), **accepted)
+        else:
+            result = self.out
+        leaves, tree = tree_flatten(result)
+        for leaf in leaves:
+            if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+                raise TypeError(
+                    f"{label}: out= gives {leaf!r}, which has no shape and dtype; it must give"
+                    " jax.ShapeDtypeStruct(shape, dtype), or a tuple, list or dict of them"
+                )
+        return make_outputs(label, tree, leaves, self.compute)
+
+
+def _run_on_zeros(call: Call, structs: Structs) -> Any:
+    binding = call.binding
+    zeros = [
+        np.zeros(s.shape, seen)
+        for s, seen in zip(structs, binding.role.seen(call, structs), strict=True)
+    ]
+    parameters = binding.parameters
+    try:
+        result = binding.function(
+            *call.arguments(zeros), **parameters.accepted(call.static.values)
+        )
+    except Exception as error:
+        raise TypeError(
+            f"{binding.label}: out='infer' runs the function once on zeros, and that raised"
+            f" {type(error).__name__}: {error}. Declare its results with out= or a signature"
+        ) from error
+    leaves, tree = tree_flatten(result)
+    arrays = [np.asarray(leaf) for leaf in leaves]
+    return tree_unflatten(tree, [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays])
+
+
+def make_outputs(
+    label: str, tree: Any, declared: Sequence[Any], compute: np.dtype | None
+) -> Outputs:
+    """Check declared results and bring their dtypes to what JAX can hold."""
+    structs, dtypes = [], []
+    for index, leaf in enumerate(declared):
+        dtype = _dtypes.canonical(leaf.dtype)
+        _dtypes.check(label, f"result {index}", dtype)
+        structs.append(jax.ShapeDtypeStruct(tuple(leaf.shape), dtype))
+        known = np.dtype(leaf.dtype)
+        if compute is not None and _dtypes.is_inexact(known):
+            known = _dtypes.computing(known, compute)
+        dtypes.append(known)
+    return Outputs(tree, (True,) * len(structs), tuple(structs), tuple(dtypes))
+
+
+def declare(
+    label: str,
+    signature: Signature | None,
+    out: Any,
+    dtype: Any,
+    compute: np.dtype | None,
+) -> Shapes:
+    """Make the declaration from `bind`'s arguments.
+
+    Raises:
+      TypeError: if not exactly one of signature and ``out`` is given, or ``dtype`` does not
+        fit the signature.
+    """
+    if signature is not None and out is not None:
+        raise TypeError(
+            f"{label}: both a signature ({signature}) and out= are given; a signature already"
+            " gives the shapes (its dtypes can be set with dtype=)"
+        )
+    if signature is not None:
+        return FromSignature(signature, _dtypes_of(label, dtype, len(signature.outputs)), compute)
+    if out is None:
+        raise TypeError(
+            f"{label}: neither a signature nor out= is given, so its result's shape is unknown."
+            " Write bind('(n),(n)->()') if it works like a gufunc; bind(out=...) with a"
+            " jax.ShapeDtypeStruct or a function that computes it; or bind(out='infer') to run"
+            " the function once on zeros"
+        )
+    if dtype is not None:
+        raise TypeError(f"{label}: dtype={dtype!r} goes with a signature; out= gives the dtypes")
+    if isinstance(out, str) and out != "infer":
+        raise TypeError(
+            f"{label}: out={out!r} is not understood; give structs, a callable, or 'infer'"
+        )
+    return FromOut(out, compute)
+
+
+def _dtypes_of(label: str, dtype: Any, count: int) -> tuple[np.dtype, ...] | None:
+    if dtype is None:
+        return None
+    given = tuple(dtype) if isinstance(dtype, (tuple, list)) else (dtype,) * count
+    if len(given) != count:
+        raise TypeError(
+            f"{label}: dtype= names {len(given)} dtypes; the signature has {count} outputs"
+        )
+    return tuple(np.dtype(d) for d in given)
+
+
+# NumPy ufuncs -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FromUfunc(FromSignature):
+    """Shapes from a ufunc's own signature, dtypes from the loop that NumPy would choose."""
+
+    ufunc: np.ufunc
+
+    @classmethod
+    def of(cls, label: str, ufunc: np.ufunc, dtype: Any, compute: np.dtype | None) -> FromUfunc:
+        text = ufunc.signature or f"{','.join(['()'] * ufunc.nin)}->{','.join(['()'] * ufunc.nout)}"
+        signature = parse(text)
+        return cls(signature, _dtypes_of(label, dtype, ufunc.nout), compute, ufunc)
+
+    def outputs(self, call: Call, structs: Structs) -> Outputs:
+        if self.dtypes is not None or self.compute is not None:
+            return super().outputs(call, structs)
+        given = tuple(np.dtype(s.dtype) for s in structs)
+        try:
+            chosen = self.ufunc.resolve_dtypes(given + (None,) * self.ufunc.nout)
+        except TypeError as error:
+            raise TypeError(
+                f"{call.binding.label}: NumPy has no loop of this ufunc for operands of dtypes"
+                f" {', '.join(d.name for d in given)}: {error}"
+            ) from None
+        exact = FromSignature(self.signature, chosen[len(given) :], None)
+        return exact.outputs(call, structs)
