@@ -87,7 +87,8 @@ def unify_varying(operands: Sequence[Any]) -> list[Any]:
 @cache
 def concrete_array() -> type:
     """The type of concrete arrays (``isinstance`` with ``jax.Array`` also takes tracers)."""
-    return type(jnp.zeros(()))
+    with jax.ensure_compile_time_eval():  # the first call may come while tracing
+        return type(jnp.zeros(()))
 
 
 def tangent_zero(primal_out: Any) -> ad.Zero:

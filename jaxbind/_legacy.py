@@ -127,7 +127,7 @@ class _Caller:
         if self.kind == "call":
             return list(args), list(out)
         if self.kind == "transpose":
-            return [*args[:-1], *args[-1]], list(out)
+            return [*args[:-1], *args[-1]], list(out) if isinstance(out, tuple) else [out]
         primals, second = args
         if self.kind == "jvp":
             return [*primals, *second[fixed:]], list(out)
