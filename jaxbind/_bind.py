@@ -8,10 +8,9 @@ from typing import Any, Literal, overload
 
 import jax
 import numpy as np
-
 from jaxbind import _dtypes, _signature
-from jaxbind._binding import Binding, positions
-from jaxbind._parameters import Parameters
+from jaxbind._binding import Binding
+from jaxbind._parameters import Parameters, positions
 from jaxbind._roles import Function
 from jaxbind._shapes import FromUfunc, declare
 
@@ -19,9 +18,7 @@ from jaxbind._shapes import FromUfunc, declare
 @overload
 def bind(function: Callable, signature: str | None = None, /, **options: Any) -> Binding: ...
 @overload
-def bind(
-    signature: str | None = None, /, **options: Any
-) -> Callable[[Callable], Binding]: ...
+def bind(signature: str | None = None, /, **options: Any) -> Callable[[Callable], Binding]: ...
 
 
 def bind(
@@ -116,7 +113,9 @@ def _bind(
             " is a function, or a signature when bind is used as a decorator"
         )
     if isinstance(function, Binding):
-        raise TypeError(f"bind({function.label}): it is bound already; bind {function.label}.function")
+        raise TypeError(
+            f"bind({function.label}): it is bound already; bind {function.label}.function"
+        )
     label = name or _label(function)
     if order not in ("C", "F"):
         raise ValueError(f"{label}: order={order!r} is not understood; it is 'C' or 'F'")

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import PyTreeDef, tree_flatten_with_path, tree_structure, tree_unflatten
-
 from jaxbind._static import Static
 
 if TYPE_CHECKING:
@@ -93,6 +92,13 @@ def masked(tree: PyTreeDef, kept: tuple[bool, ...]) -> PyTreeDef:
 
 
 @lru_cache(maxsize=4096)
+def present(full: PyTreeDef, partial: PyTreeDef) -> tuple[bool, ...]:
+    """Which leaves of ``full`` the structure ``partial`` (`masked`) still has."""
+    skeleton = tree_unflatten(partial, [0] * partial.num_leaves)
+    return tuple(leaf is not None for leaf in full.flatten_up_to(skeleton))
+
+
+@lru_cache(maxsize=4096)
 def joined(*trees: PyTreeDef) -> PyTreeDef:
     """The structure of the tuple of these structures."""
     return jax.tree_util.treedef_tuple(trees)
@@ -127,5 +133,3 @@ def unbroadcast(value: Any, shape: Sequence[Any], loop: int) -> Any:
     """Sum a cotangent over the loop dimensions in which its operand has size 1."""
     axes = tuple(a for a in range(loop) if shape[a] == 1 and value.shape[a] != 1)
     return jnp.sum(value, axis=axes, keepdims=True) if axes else value
-
-

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import PyTreeDef, tree_flatten, tree_map, tree_structure, tree_unflatten
-
 from jaxbind import _dtypes
 from jaxbind._call import Call, Outputs
 from jaxbind._roles import differentiable

@@ -22,7 +22,6 @@ from weakref import WeakValueDictionary
 import jax
 import numpy as np
 from jax.tree_util import PyTreeDef, tree_structure, tree_unflatten
-
 from jaxbind import _pycall
 from jaxbind._call import Call
 from jaxbind._static import Static

@@ -43,8 +43,6 @@ def is_tracer(value: Any) -> bool:
     return isinstance(value, jax.core.Tracer)
 
 
-
-
 def result_aval(operand_avals: Sequence[Any], shape: tuple, dtype: Any) -> Any:
     """The abstract value of a result.
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import numpy as np
-
 from jaxbind._binding import Binding
 from jaxbind._roles import Function
 from jaxbind._shapes import FromOut
@@ -162,9 +161,7 @@ class _Caller:
             seen = [[a for a in mine if a in live[-count:]] for mine in own]
             axes = tuple(tuple(range(len(mine) - 1, -1, -1)) for mine in seen)
             structs = [
-                jax.ShapeDtypeStruct(
-                    tuple(x.shape[a] for a in mine) + x.shape[loop:], x.dtype
-                )
+                jax.ShapeDtypeStruct(tuple(x.shape[a] for a in mine) + x.shape[loop:], x.dtype)
                 for x, mine in zip(operands, seen, strict=True)
             ]
             declared = self.abstract(*structs, **{**kwargs, "batch_axes": axes})
@@ -172,7 +169,9 @@ class _Caller:
                 new = entry[2] if len(entry) > 2 and isinstance(entry[2], int) else 0
                 place[:] = [p + (p >= new) for p in place] + [new]
         kwargs["batch_axes"] = axes
-        newest_first = [o[tuple(slice(None) if a in live else 0 for a in range(loop))] for o in outs]
+        newest_first = [
+            o[tuple(slice(None) if a in live else 0 for a in range(loop))] for o in outs
+        ]
         sources = list(range(len(live) - 1, -1, -1))
         moved = [
             np.moveaxis(o, sources, place) for o, place in zip(newest_first, places, strict=True)

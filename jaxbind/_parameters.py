@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
 from jaxbind._static import NO_STATIC, Static
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -166,3 +165,27 @@ def hashable(label: str, values: Mapping[str, Any]) -> Static:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def position(label: str, option: str, parameters: Parameters, argument: str | int) -> int:
+    """The position of an argument named in an option.
+
+    Raises:
+      TypeError: naming the arguments that there are.
+    """
+    names = parameters.operands
+    if isinstance(argument, str) and argument in names:
+        return names.index(argument)
+    if isinstance(argument, int) and not isinstance(argument, bool):
+        if 0 <= argument < len(names) or (argument >= 0 and parameters.variadic):
+            return argument
+    raise TypeError(
+        f"{label}: {option} names {argument!r}, which is no argument; it has"
+        f" {', '.join(names) or 'no named arguments; give positions'}"
+    )
+
+
+def positions(label: str, option: str, parameters: Parameters, given: Any) -> frozenset[int]:
+    """Positions of the arguments that an option names (one name, or several)."""
+    several = (given,) if isinstance(given, (str, int)) else tuple(given)
+    return frozenset(position(label, option, parameters, a) for a in several)

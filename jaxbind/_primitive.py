@@ -16,8 +16,7 @@ from typing import Any
 
 import jax
 from jax.interpreters import ad
-
-from jaxbind import _identity, _jax
+from jaxbind import _identity, _jax, _missing
 from jaxbind._call import Call, core_struct, fill, loop_shape, unbroadcast
 from jaxbind._result import flatten
 from jaxbind._roles import GENERAL, NONDIFF
@@ -56,11 +55,10 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: Call) -> tupl
     for group in dict.fromkeys(k for k, nz in zip(kinds, nonzero, strict=True) if nz):
         members = [kind == group for kind in kinds]
         if group is NONDIFF:
-            raise binding.not_differentiable(call, next(_both(members, nonzero)))
+            raise _missing.not_differentiable(call, next(_both(members, nonzero)))
         if group == GENERAL:
             given = [
-                t if m and nz else None
-                for t, m, nz in zip(tangents, members, nonzero, strict=True)
+                t if m and nz else None for t, m, nz in zip(tangents, members, nonzero, strict=True)
             ]
             pushed = binding.push_general(call, primals, given)
             terms = fill([_has_tangent(z) for z in total], pushed)
@@ -100,7 +98,7 @@ def _transpose(cotangents: Sequence[Any], *operands: Any, call: Call) -> list[An
     kinds = binding.role.kinds(call, [_aval(x) for x in operands])
     groups = {k for k, u in zip(kinds, undefined, strict=True) if u}
     if len(groups) != 1 or groups & {GENERAL, NONDIFF}:
-        raise binding.not_linear(call, undefined.index(True))
+        raise _missing.not_linear(call, undefined.index(True))
     members, results = binding.role.transpose(call, groups.pop(), operands, cts)
     transposed: list[Any] = [None] * len(operands)
     for index, result in zip(members, results, strict=True):
@@ -165,13 +163,15 @@ def _lower(ctx: Any, *operands: Any, call: Call) -> Any:
     if binding.traced is not None:
         return _jax.lower_traced(lambda *xs: inline(call, xs))(ctx, *operands)
     if binding.function is None:
-        raise binding.no_forward_rule(call)
+        raise _missing.no_jvp(call)
     core = [core_struct(a, call.loop) for a in ctx.avals_in]
     name, site, owner = _identity.describe(call, core)
     _jax.keep_until_compiled(ctx, owner)
     layouts = None
     if binding.order == "F":
-        layouts = tuple([_fortran(a, call.loop) for a in avals] for avals in (ctx.avals_in, ctx.avals_out))
+        layouts = tuple(
+            [_fortran(a, call.loop) for a in avals] for avals in (ctx.avals_in, ctx.avals_out)
+        )
     return _jax.lower_foreign_call(ctx, operands, TARGET, layouts, name=name, site=site)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.tree_util import PyTreeDef, tree_structure, tree_unflatten
-
 from jaxbind._call import Outputs
 
 _LEAF = tree_structure(0)
@@ -110,8 +109,7 @@ def conform(label: str, outputs: Outputs, result: Any) -> list[jax.Array]:
             value = value.astype(struct.dtype)
         if value.shape != struct.shape or value.dtype != struct.dtype:
             raise TypeError(
-                f"{label} returned {describe(value)} for result {index}; wanted"
-                f" {describe(struct)}"
+                f"{label} returned {describe(value)} for result {index}; wanted {describe(struct)}"
             )
         checked.append(value)
     return checked

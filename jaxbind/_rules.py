@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-
 from jaxbind import _dtypes
 from jaxbind._call import Call, Outputs, core_struct, over_loops, owners
 from jaxbind._parameters import Parameters

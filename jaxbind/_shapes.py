@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import PyTreeDef, tree_flatten, tree_structure, tree_unflatten
-
 from jaxbind import _dtypes
 from jaxbind._call import Call, Outputs
 from jaxbind._parameters import Parameters
@@ -24,7 +23,9 @@ ARRAY = tree_structure(0)
 class Shapes(Protocol):
     """What was declared about the results of a function."""
 
-    def core_ranks(self, label: str, ranks: Sequence[int], names: Sequence[str]) -> list[int] | None:
+    def core_ranks(
+        self, label: str, ranks: Sequence[int], names: Sequence[str]
+    ) -> list[int] | None:
         """Core rank of each operand; ``None`` where all its dimensions are core."""
         ...
 
@@ -149,9 +150,7 @@ def _run_on_zeros(call: Call, structs: Structs) -> Any:
     ]
     parameters = binding.parameters
     try:
-        result = binding.function(
-            *call.arguments(zeros), **parameters.accepted(call.static.values)
-        )
+        result = binding.function(*call.arguments(zeros), **parameters.accepted(call.static.values))
     except Exception as error:
         raise TypeError(
             f"{binding.label}: out='infer' runs the function once on zeros, and that raised"

@@ -13,7 +13,6 @@ from typing import Any
 
 import ducc0
 import numpy as np
-
 from jaxbind import get_linear_call, load_kwargs
 
 __all__ = ["c2c", "genuine_fht", "get_healpix_sht", "get_wgridder", "nalm"]
@@ -211,14 +210,14 @@ def _vis_shape(uvw: Any, freq: Any, dirty: Any, **kwargs: Any) -> tuple:
     return (((uvw.shape[0], freq.shape[0]), _complextype(dirty.dtype)),)
 
 
-def _dirty_shape(uvw: Any, freq: Any, vis: Any, *, npix_x: int, npix_y: int, **kwargs: Any) -> tuple:
+def _dirty_shape(
+    uvw: Any, freq: Any, vis: Any, *, npix_x: int, npix_y: int, **kwargs: Any
+) -> tuple:
     del uvw, freq, kwargs
     return (((npix_x, npix_y), _realtype(vis.dtype)),)
 
 
-_wgridder = get_linear_call(
-    _dirty2vis, _vis2dirty, _vis_shape, _dirty_shape, first_n_args_fixed=2
-)
+_wgridder = get_linear_call(_dirty2vis, _vis2dirty, _vis_shape, _dirty_shape, first_n_args_fixed=2)
 
 
 def get_wgridder(

@@ -1,0 +1,70 @@
+"""What users read when a rule is missing or a declaration forbids what they ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING
+
+from jaxbind._call import Call, present
+from jaxbind._roles import LINEAR
+
+if TYPE_CHECKING:
+    from jaxbind._binding import Binding
+
+
+def no_rule(binding: Binding, call: Call, index: int) -> TypeError:
+    label = binding.label
+    return TypeError(
+        f"{label}: no derivative with respect to {call.operand(index)}: give"
+        f" {label}.def_vjp(rule) for reverse mode (jax.grad), {label}.def_jvp(rule)"
+        f" for forward mode (jax.jvp), {label}.def_partials(...) for an elementwise"
+        f" function, or {label}.def_jvp('finite-difference')"
+    )
+
+
+def no_vjp(label: str, operand: str) -> TypeError:
+    return TypeError(
+        f"{label}: reverse-mode differentiation (jax.grad, jax.vjp) with respect to"
+        f" {operand} needs {label}.def_vjp(rule); only a rule for forward mode was"
+        f" given. {label}.def_vjp('from-jvp') makes one from it, at one call per"
+        " element of the arguments"
+    )
+
+
+def no_jvp(call: Call) -> TypeError:
+    """For the call of a pushforward that nobody declared."""
+    parent = call.binding.parent
+    tree, tangents = call.tree.children()
+    operand = parent.operand_name(tree, present(tree, tangents).index(True))
+    return TypeError(
+        f"{parent.label}: forward-mode differentiation (jax.jvp, jax.jacfwd, jax.hessian)"
+        f" with respect to {operand} needs {parent.label}.def_jvp(rule); only a rule for"
+        f" reverse mode was given. {parent.label}.def_jvp('from-vjp') makes one from it, at"
+        " one call per element of the result"
+    )
+
+
+def no_transpose(binding: Binding, group: Hashable, operand: str) -> TypeError:
+    how = "def_transpose(rule)"
+    if group != LINEAR:
+        how = f"def_transpose({binding.argument_name(group)!r})(rule)"  # type: ignore[arg-type]
+    return TypeError(
+        f"{binding.label}: transposing with respect to {operand} (jax.grad, jax.vjp,"
+        f" jax.linear_transpose) needs {binding.label}.{how}"
+    )
+
+
+def not_differentiable(call: Call, index: int) -> TypeError:
+    return TypeError(
+        f"{call.binding.label}: not differentiable with respect to {call.operand(index)}, which"
+        " is declared nondiff. Use jax.lax.stop_gradient on it if it has no influence on what"
+        " you differentiate"
+    )
+
+
+def not_linear(call: Call, index: int) -> TypeError:
+    return TypeError(
+        f"{call.binding.label}: cannot be transposed with respect to {call.operand(index)}, in"
+        " which it is not declared linear. Declare it with bind(..., linear=...) if it is; to"
+        " differentiate it use jax.vjp"
+    )
