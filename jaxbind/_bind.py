@@ -6,8 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, overload
 
-import jax
+import jax.numpy as jnp
 import numpy as np
+
 from jaxbind import _dtypes, _signature
 from jaxbind._binding import Binding
 from jaxbind._parameters import Parameters, positions
@@ -168,7 +169,7 @@ def _compute(label: str, compute_dtype: Any) -> np.dtype:
         compute = np.dtype(compute_dtype)
     except TypeError:
         raise TypeError(f"{label}: compute_dtype={compute_dtype!r} is no dtype") from None
-    if not jax.dtypes.issubdtype(compute, np.number):
+    if not jnp.issubdtype(compute, np.number):
         raise TypeError(
             f"{label}: compute_dtype={compute.name!r} is no number type; give 'float64', say"
         )

@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import PyTreeDef, tree_flatten
+from jax.tree_util import tree_flatten
+
 from jaxbind import _dtypes, _jax, _missing, _primitive
-from jaxbind._call import Call, Outputs, core_struct, joined, masked, over_loops
+from jaxbind._call import Call, Outputs, PyTreeDef, core_struct, joined, masked, over_loops
 from jaxbind._declare import Declarations, Role
 from jaxbind._parameters import Parameters
 from jaxbind._roles import GENERAL
@@ -44,7 +45,7 @@ class Binding(Declarations):
         order: str = "C",
         compute_dtype: np.dtype | None = None,
     ):
-        self.function = function
+        self.function: Any = function
         self.role = role
         self.label = label
         self.__name__ = label.rpartition(".")[2]
@@ -54,7 +55,7 @@ class Binding(Declarations):
         self.given_name = given_name
         self.private_name: str | None = None
         self.step = step
-        self.parent = parent
+        self.parent: Any = parent
         # what the function takes, and how the binding is called (a rule may take less)
         self.parameters = Parameters.of(function or _nothing, rule=parent is not None)
         self.calling = calling or self.parameters
@@ -62,7 +63,7 @@ class Binding(Declarations):
         self.vectorized = vectorized
         self.order = order
         self.compute_dtype = compute_dtype
-        self.vmap_rule: Callable | None = None
+        self.vmap_rule: Any = None
         self._rules: dict[Hashable, Binding] = {}
         self._versions: dict[Hashable, int] = {}
         self._outputs: dict[Any, Outputs] = {}

@@ -15,11 +15,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import PyTreeDef, tree_flatten_with_path, tree_structure, tree_unflatten
+from jax.tree_util import tree_flatten_with_path, tree_structure, tree_unflatten
+
 from jaxbind._static import Static
 
 if TYPE_CHECKING:
     from jaxbind._binding import Binding
+
+    PyTreeDef = Any  # a variable in JAX's stubs
+else:
+    from jax.tree_util import PyTreeDef
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,7 @@ class Call:
     static: Static
     tree: PyTreeDef
     loop: int = 0
-    like: tuple | None = None
+    like: Any = None
 
     def batched(self) -> Call:
         return replace(self, loop=self.loop + 1)

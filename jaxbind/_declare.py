@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxbind import _derive, _jax
 from jaxbind._call import Call
@@ -15,9 +15,6 @@ from jaxbind._roles import LINEAR, Function
 from jaxbind._rules import Jacobians, Partials, Traced
 from jaxbind._transposed import Transposed
 
-if TYPE_CHECKING:
-    from jaxbind._binding import Binding
-
 Role = Function | Pushforward | Pullback | Transposed
 
 
@@ -26,10 +23,19 @@ class Declarations:
 
     label: str
     role: Any
+    parent: Any
     parameters: Parameters
     calling: Parameters
+    vectorized: bool
+    order: str
+    compute_dtype: Any
     vmap_rule: Callable | None
-    _rules: dict[Hashable, Binding]
+    argument_name: Callable[[int], str]
+    transpose_rule: Callable[[Hashable, str], Any]
+    _rules: dict[Hashable, Any]
+    _versions: dict[Hashable, int]
+    _outputs: dict[Any, Any]
+    _compiled: dict[Any, Callable]
 
     @property
     def inlined(self) -> bool:
@@ -39,27 +45,27 @@ class Declarations:
         # A pushforward whose transpose was declared must stay one operation.
         return not isinstance(self.role, Pushforward) or "vjp" not in self.role.parent._rules
 
-    def derivative(self, step: str) -> Binding | None:
+    def derivative(self, step: str) -> Any:
         """The derivative that a name in a program calls ``step``: ``jvp``, ``vjp@2``, ..."""
         return next((rule for rule in self._rules.values() if rule.step == step), None)
 
-    def _derived(
-        self, key: Hashable, step: str, role: Role, rule: Callable, traced: bool
-    ) -> Binding:
+    def _sibling(self, function: Callable | None, role: Role, **options: Any) -> Any:
+        make: Any = type(self)
+        return make(function, role, parent=self, compute_dtype=self.compute_dtype, **options)
+
+    def _derived(self, key: Hashable, step: str, role: Role, rule: Callable, traced: bool) -> Any:
         """Make (or replace) a derivative; traces that JAX has cached are forgotten."""
         self._versions[key] = version = self._versions.get(key, 0) + 1
         label = f"{self.label}.{step}"
-        binding = type(self)(
+        binding = self._sibling(
             None if traced else rule,
             role,
             label=label,
-            parent=self,
             step=step if version == 1 else f"{step}@{version}",
             calling=self._calling_of(role),
             traced=Traced(rule, label) if traced else None,
             vectorized=self.vectorized,
             order=self.order,
-            compute_dtype=self.compute_dtype,
         )
         self._set_rule(key, binding)
         return binding
@@ -81,7 +87,7 @@ class Declarations:
             )
         return self.calling
 
-    def _set_rule(self, key: Hashable, binding: Binding) -> None:
+    def _set_rule(self, key: Hashable, binding: Any) -> None:
         self._rules[key] = binding
         self._forget()
 
@@ -256,7 +262,7 @@ class Declarations:
         self._set_pushforward(Jacobians(rule, f"{self.label}.def_jacobian"))
         return rule
 
-    def _companion(self, rule: Callable, step: str, shapes: Any) -> Binding:
+    def _companion(self, rule: Callable, step: str, shapes: Any) -> Any:
         """A binding beside this one: same operands, nonlinear, its own results."""
         nondiff = getattr(self.role, "nondiff", frozenset())
         role = Function(shapes, False, frozenset(), nondiff, self.compute_dtype)
@@ -322,18 +328,16 @@ class Declarations:
     def _all_linear(self) -> bool:
         return isinstance(self.role, Function) and self.role.linear is True
 
-    def _undeclared_jvp(self) -> Binding:
+    def _undeclared_jvp(self) -> Any:
         """The pushforward of a function of which only the pullback was declared."""
         rule = self._rules.get("undeclared")
         if rule is None:
-            rule = type(self)(
+            rule = self._sibling(
                 None,
                 Pushforward(self),
                 label=f"{self.label}.jvp",
-                parent=self,
                 step="jvp",
                 calling=self._calling_of(Pushforward(self)),
-                compute_dtype=self.compute_dtype,
             )
             self._rules["undeclared"] = rule
         return rule

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.interpreters import ad
-from jax.tree_util import PyTreeDef, tree_flatten, tree_unflatten
+from jax.tree_util import tree_flatten, tree_unflatten
+
 from jaxbind import _dtypes
-from jaxbind._call import Call, Outputs, fill, joined, masked, present
+from jaxbind._call import Call, Outputs, PyTreeDef, fill, joined, masked, present
 from jaxbind._roles import (
     GENERAL,
     LINEAR,
@@ -25,7 +26,7 @@ from jaxbind._roles import (
 from jaxbind._static import NO_STATIC
 
 if TYPE_CHECKING:
-    from jaxbind._binding import Binding
+    pass
 
 
 class _Derived:
@@ -33,7 +34,7 @@ class _Derived:
 
     bare = False
 
-    def __init__(self, parent: Binding):
+    def __init__(self, parent: Any):
         self.parent = parent
 
     def check(self, call: Call, shapes: Sequence[Sequence[Any]]) -> None:
@@ -67,7 +68,7 @@ class _Derived:
         by_rule = tuple(NONDIFF if kind is NONDIFF else GENERAL for kind in primals)
         return by_rule + (LINEAR,) * (len(structs) - count)
 
-    def operand_name(self, binding: Binding, tree: PyTreeDef, index: int) -> str:
+    def operand_name(self, binding: Any, tree: PyTreeDef, index: int) -> str:
         primals = tree.children()[0]
         if index < primals.num_leaves:
             inner = self.parent.operand_name(primals, index)
@@ -76,7 +77,7 @@ class _Derived:
 
     second = "tangents"
 
-    def _prepared_primals(self, binding: Binding, args: tuple) -> tuple[tuple, Any]:
+    def _prepared_primals(self, binding: Any, args: tuple) -> tuple[tuple, Any]:
         if not isinstance(args[0], (tuple, list)):
             raise _not_a_tuple(binding, "primals", args[0])
         return self.parent.role.prepare(self.parent, tuple(args[0]))
@@ -97,7 +98,7 @@ class Pushforward(_Derived):
         has = present(*call.tree.children())
         return primals + [rank for rank, p in zip(primals, has, strict=True) if p]
 
-    def prepare(self, binding: Binding, args: tuple) -> tuple[tuple, Any]:
+    def prepare(self, binding: Any, args: tuple) -> tuple[tuple, Any]:
         primals, like = self._prepared_primals(binding, args)
         tangents = args[1]
         if not isinstance(tangents, (tuple, list)):
@@ -176,7 +177,7 @@ class Pullback(_Derived):
         assert primals is not None
         return inner.tree, primals
 
-    def prepare(self, binding: Binding, args: tuple) -> tuple[tuple, Any]:
+    def prepare(self, binding: Any, args: tuple) -> tuple[tuple, Any]:
         primals, like = self._prepared_primals(binding, args)
         leaves, tree = tree_flatten(primals)
         kinds = self.parent.role.kinds(Call(self.parent, NO_STATIC, tree, 0, like), _avals(leaves))
@@ -209,14 +210,14 @@ def _avals(leaves: Sequence[Any]) -> list[Any]:
     return [jax.typeof(leaf) for leaf in leaves]
 
 
-def _not_a_tuple(binding: Binding, name: str, value: Any) -> TypeError:
+def _not_a_tuple(binding: Any, name: str, value: Any) -> TypeError:
     return TypeError(
         f"{binding.label}: {name} must be a tuple with an entry per positional argument of"
         f" {binding.role.parent.label}; got {type(value).__name__}"
     )
 
 
-def _leafwise(binding: Binding, tree: PyTreeDef, tangents: tuple) -> list[Any]:
+def _leafwise(binding: Any, tree: PyTreeDef, tangents: tuple) -> list[Any]:
     children = tree.children()
     if len(tangents) != len(children):
         raise TypeError(

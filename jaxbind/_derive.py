@@ -12,26 +12,27 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import PyTreeDef, tree_flatten, tree_map, tree_structure, tree_unflatten
+from jax.tree_util import tree_flatten, tree_map, tree_structure, tree_unflatten
+
 from jaxbind import _dtypes
-from jaxbind._call import Call, Outputs
+from jaxbind._call import Call, Outputs, PyTreeDef
 from jaxbind._roles import differentiable
 
 if TYPE_CHECKING:
-    from jaxbind._binding import Binding
+    pass
 
 
 def _is_none(value: Any) -> bool:
     return value is None
 
 
-def linear_jvp(binding: Binding, primals: Sequence[Any], tangents: Sequence[Any], **static: Any):
+def linear_jvp(binding: Any, primals: Sequence[Any], tangents: Sequence[Any], **static: Any):
     """The pushforward of a linear function is the function."""
     operands = [p if t is None else t for p, t in zip(primals, tangents, strict=True)]
     return binding(*operands, **static)
 
 
-def pull(binding: Binding, primals: Sequence[Any], cotangents: Any, **static: Any) -> tuple:
+def pull(binding: Any, primals: Sequence[Any], cotangents: Any, **static: Any) -> tuple:
     """The pullback by JAX, for functions of which the transpose or a traced rule is known."""
     leaves, tree = tree_flatten(tuple(primals))
     wanted = [_dtypes.is_inexact(jnp.result_type(leaf)) for leaf in leaves]
@@ -49,7 +50,7 @@ def pull(binding: Binding, primals: Sequence[Any], cotangents: Any, **static: An
 # Numerical derivatives --------------------------------------------------------------------------
 
 
-def named_jvp(binding: Binding, name: str) -> Callable:
+def named_jvp(binding: Any, name: str) -> Callable:
     makers = {
         "finite-difference": _finite_difference,
         "complex-step": _complex_step,
@@ -63,7 +64,7 @@ def named_jvp(binding: Binding, name: str) -> Callable:
     return makers[name](binding)
 
 
-def named_vjp(binding: Binding, name: str) -> Callable:
+def named_vjp(binding: Any, name: str) -> Callable:
     if name != "from-jvp":
         raise TypeError(
             f"{binding.label}: def_vjp({name!r}) is not known; give a rule, or 'from-jvp'"
@@ -86,7 +87,7 @@ def _norm(tree: Any) -> Any:
     return jnp.max(jnp.stack(leaves)) if leaves else jnp.zeros(())
 
 
-def _finite_difference(binding: Binding) -> Callable:
+def _finite_difference(binding: Any) -> Callable:
     def finite_difference(primals: tuple, tangents: tuple, **static: Any) -> Any:
         """Central difference along the tangent: two calls; error of order step².
 
@@ -114,7 +115,7 @@ def _finite_difference(binding: Binding) -> Callable:
     return finite_difference
 
 
-def _complex_step(binding: Binding) -> Callable:
+def _complex_step(binding: Any) -> Callable:
     def complex_step(primals: tuple, tangents: tuple, **static: Any) -> Any:
         """``Im f(x + i h t) / h``: one call; exact to rounding for analytic functions.
 
@@ -146,7 +147,7 @@ def _complex_step(binding: Binding) -> Callable:
     return complex_step
 
 
-def _from_vjp(binding: Binding) -> Callable:
+def _from_vjp(binding: Any) -> Callable:
     def from_vjp(primals: tuple, tangents: tuple, **static: Any) -> Any:
         """``t_y = J t_x`` with the rows of J from the vjp rule, one per element of the result."""
         result = jax.eval_shape(lambda *p: binding(*p, **static), *primals)
@@ -175,7 +176,7 @@ def _from_vjp(binding: Binding) -> Callable:
     return from_vjp
 
 
-def _from_jvp(binding: Binding) -> Callable:
+def _from_jvp(binding: Any) -> Callable:
     def from_jvp(primals: tuple, cotangents: Any, **static: Any) -> tuple:
         """``ct_x = Jᵀ ct_y`` with the columns of J from the jvp rule, one per element of x."""
         leaves, tree = tree_flatten(primals)
@@ -227,7 +228,7 @@ def _per_element(dot: Callable, structs: Sequence[Any]) -> list[Any]:
 class JacobianShapes:
     """Results of ``f.jacobian``: for each result of f a tuple with a Jacobian per argument."""
 
-    parent: Binding
+    parent: Any
 
     def _inner(self, call: Call) -> Call:
         return Call(self.parent, call.static, call.tree)
@@ -252,9 +253,12 @@ class JacobianShapes:
         per_leaf = iter(zip(results.structs, results.declared, strict=True))
         kept, made, declared = [], [], []
         for leaf_kept in results.kept:
-            result, dtype = next(per_leaf) if leaf_kept else (None, None)
+            result: Any = None
+            dtype: Any = None
+            if leaf_kept:
+                result, dtype = next(per_leaf)
             for operand, kind in zip(structs, kinds, strict=True):
-                kept.append(result is not None and kind is not None)
+                kept.append(leaf_kept and kind is not None)
                 if kept[-1]:
                     shape = result.shape + operand.shape
                     made.append(jax.ShapeDtypeStruct(shape, result.dtype))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
@@ -52,7 +53,7 @@ def check(label: str, what: str, dtype: Any) -> None:
     if dtype in _ACCEPTED:
         return
     remedy = "convert it with .astype(...) first"
-    if jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+    if jnp.issubdtype(dtype, jax.dtypes.extended):
         remedy = "pass jax.random.key_data(key) instead of a typed key"
     elif dtype == jax.dtypes.float0:
         remedy = "it is the tangent of an integer and carries no data; leave it out"
@@ -66,16 +67,16 @@ def check(label: str, what: str, dtype: Any) -> None:
 
 def is_inexact(dtype: Any) -> bool:
     """Whether JAX differentiates values of this dtype."""
-    return jax.dtypes.issubdtype(dtype, np.inexact)
+    return jnp.issubdtype(dtype, np.inexact)
 
 
 def is_complex(dtype: Any) -> bool:
-    return jax.dtypes.issubdtype(dtype, np.complexfloating)
+    return jnp.issubdtype(dtype, np.complexfloating)
 
 
 def canonical(dtype: Any) -> np.dtype:
     """``dtype`` as JAX holds it: 64-bit types become 32-bit ones unless x64 is enabled."""
-    if jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+    if jnp.issubdtype(dtype, jax.dtypes.extended):
         return dtype
     return np.dtype(jax.dtypes.canonicalize_dtype(dtype))
 

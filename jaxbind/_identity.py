@@ -21,9 +21,10 @@ from weakref import WeakValueDictionary
 
 import jax
 import numpy as np
-from jax.tree_util import PyTreeDef, tree_structure, tree_unflatten
+from jax.tree_util import tree_structure, tree_unflatten
+
 from jaxbind import _pycall
-from jaxbind._call import Call
+from jaxbind._call import Call, PyTreeDef
 from jaxbind._static import Static
 from jaxbind._wrt import Wrt
 
@@ -245,7 +246,7 @@ def open_site(name: str, text: str) -> Any:
 def register_target() -> str:
     """Register the handler with XLA; returns the target's name."""
     name = "jaxbind.python"
-    handlers = _pycall.capsules(open_site)
+    handlers: Any = _pycall.capsules(open_site)
     jax.ffi.register_ffi_type(name, handlers["state"], platform="cpu")
     jax.ffi.register_ffi_target(name, handlers["target"], platform="cpu")
     return name

@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
@@ -92,10 +93,6 @@ def concrete_array() -> type:
 def tangent_zero(primal_out: Any) -> ad.Zero:
     """The symbolic zero tangent of a result (of dtype float0 for an integer result)."""
     return ad.Zero(jax.typeof(primal_out).to_tangent_aval())
-
-
-def x64_enabled() -> bool:
-    return bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
 
 
 # Registration ---------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+
 from jaxbind._binding import Binding
 from jaxbind._roles import Function
 from jaxbind._shapes import FromOut

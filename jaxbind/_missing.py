@@ -6,7 +6,6 @@ from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 from jaxbind._call import Call, present
-from jaxbind._roles import LINEAR
 
 if TYPE_CHECKING:
     from jaxbind._binding import Binding
@@ -46,8 +45,8 @@ def no_jvp(call: Call) -> TypeError:
 
 def no_transpose(binding: Binding, group: Hashable, operand: str) -> TypeError:
     how = "def_transpose(rule)"
-    if group != LINEAR:
-        how = f"def_transpose({binding.argument_name(group)!r})(rule)"  # type: ignore[arg-type]
+    if isinstance(group, int):
+        how = f"def_transpose({binding.argument_name(group)!r})(rule)"
     return TypeError(
         f"{binding.label}: transposing with respect to {operand} (jax.grad, jax.vjp,"
         f" jax.linear_transpose) needs {binding.label}.{how}"

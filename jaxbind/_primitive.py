@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 from jax.interpreters import ad
+
 from jaxbind import _identity, _jax, _missing
 from jaxbind._call import Call, core_struct, fill, loop_shape, unbroadcast
 from jaxbind._result import flatten
@@ -82,7 +83,7 @@ def _both(first: Sequence[bool], second: Sequence[bool]):
 
 
 def _has_tangent(value: Any) -> bool:
-    aval = value.aval if type(value) is ad.Zero else jax.typeof(value)
+    aval: Any = value.aval if type(value) is ad.Zero else jax.typeof(value)
     return aval.dtype != jax.dtypes.float0
 
 
@@ -169,9 +170,10 @@ def _lower(ctx: Any, *operands: Any, call: Call) -> Any:
     _jax.keep_until_compiled(ctx, owner)
     layouts = None
     if binding.order == "F":
-        layouts = tuple(
+        given, made = (
             [_fortran(a, call.loop) for a in avals] for avals in (ctx.avals_in, ctx.avals_out)
         )
+        layouts = (given, made)
     return _jax.lower_foreign_call(ctx, operands, TARGET, layouts, name=name, site=site)
 
 

@@ -17,7 +17,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp
 
 cimport numpy as cnp
 
@@ -47,7 +47,6 @@ from jaxbind.xla_ffi cimport (
     JB_ByteSpan,
     JB_CallFrame,
     JB_Error,
-    JB_ExecutionStage_INSTANTIATE,
     JB_TypeId,
     JB_TypeInfo,
 )
@@ -270,7 +269,8 @@ cdef class Views:
         if not (self.items and self.argv and self.bases and self.index):
             raise MemoryError
         for i in range(layout.count):
-            array = new_view(layout.seen[i], layout.shapes[i], layout.steps[i], i >= layout.operands)
+            array = new_view(
+                layout.seen[i], layout.shapes[i], layout.steps[i], i >= layout.operands)
             self.arrays.append(array)
             self.items[i] = <PyObject*>array
             self.argv[1 + i] = <PyObject*>array
@@ -518,7 +518,7 @@ cdef class CallSite:
         return PyObject_Call(self.function, arguments, keywords)
 
     cdef int store(self, Layout layout, Views views, value) except -1:
-        cdef int i, n = layout.operands, count = layout.count - layout.operands
+        cdef int i, count = layout.count - layout.operands
         if self.results == SINGLE and self.all_kept:
             self.store_one(layout, views, 0, value)
             return 0

@@ -7,8 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import PyTreeDef, tree_structure, tree_unflatten
-from jaxbind._call import Outputs
+from jax.tree_util import tree_structure, tree_unflatten
+
+from jaxbind._call import Outputs, PyTreeDef
 
 _LEAF = tree_structure(0)
 

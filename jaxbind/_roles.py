@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.tree_util import PyTreeDef
+
 from jaxbind import _dtypes
-from jaxbind._call import Call, Outputs, core_struct, fill, joined, masked, owners
+from jaxbind._call import Call, Outputs, PyTreeDef, core_struct, fill, joined, masked, owners
 from jaxbind._shapes import Shapes
 
 if TYPE_CHECKING:

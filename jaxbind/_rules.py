@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+
 from jaxbind import _dtypes
 from jaxbind._call import Call, Outputs, core_struct, over_loops, owners
 from jaxbind._parameters import Parameters

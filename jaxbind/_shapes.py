@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import PyTreeDef, tree_flatten, tree_structure, tree_unflatten
+from jax.tree_util import tree_flatten, tree_structure, tree_unflatten
+
 from jaxbind import _dtypes
-from jaxbind._call import Call, Outputs
+from jaxbind._call import Call, Outputs, PyTreeDef
 from jaxbind._parameters import Parameters
 from jaxbind._signature import Signature, parse
 

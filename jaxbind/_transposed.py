@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import PyTreeDef
+
 from jaxbind import _dtypes
-from jaxbind._call import Call, Outputs, fill, joined, owners, present
+from jaxbind._call import Call, Outputs, PyTreeDef, fill, joined, owners, present
 from jaxbind._roles import GENERAL, LINEAR, NONDIFF, Kinds, Like, core_structs
 from jaxbind._shapes import ARRAY, FromSignature
 
 if TYPE_CHECKING:
-    from jaxbind._binding import Binding
+    pass
 
 
 class Transposed:
@@ -26,11 +26,11 @@ class Transposed:
 
     bare = True
 
-    def __init__(self, parent: Binding, group: Hashable):
+    def __init__(self, parent: Any, group: Hashable):
         self.parent = parent
         self.group = group
 
-    def operand_name(self, binding: Binding, tree: PyTreeDef, index: int) -> str:
+    def operand_name(self, binding: Any, tree: PyTreeDef, index: int) -> str:
         position, path = owners(tree)[index]
         last = len(tree.children()) - 1
         return f"argument {position} ({'cotangents' if position == last else 'operand'}{path})"
@@ -95,7 +95,7 @@ class Transposed:
         inputs = self.parent.role.shapes.signature.inputs
         return joined(*like.trees), [len(inputs[p]) for p in like.positions]
 
-    def prepare(self, binding: Binding, args: tuple) -> tuple[tuple, Any]:
+    def prepare(self, binding: Any, args: tuple) -> tuple[tuple, Any]:
         return args, _deduce_like(self.parent, binding, self.group, args)
 
     def transpose(
@@ -143,7 +143,7 @@ class Transposed:
         return members, results
 
 
-def _deduce_like(parent: Binding, binding: Binding, group: Hashable, args: tuple) -> Like:
+def _deduce_like(parent: Any, binding: Any, group: Hashable, args: tuple) -> Like:
     """For ``f.transpose(...)`` called directly: shapes of the arguments of f, by its signature.
 
     Raises:
@@ -163,7 +163,8 @@ def _deduce_like(parent: Binding, binding: Binding, group: Hashable, args: tuple
     if group == LINEAR:
         positions = tuple(p for p in range(total) if parent.role.kind(p) == LINEAR)
     else:
-        positions = (group,)  # type: ignore[assignment]
+        assert isinstance(group, int)
+        positions = (group,)
     others = [p for p in range(total) if p not in positions]
     if len(args) != len(others) + 1:
         raise TypeError(

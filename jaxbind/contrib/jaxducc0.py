@@ -13,6 +13,7 @@ from typing import Any
 
 import ducc0
 import numpy as np
+
 from jaxbind import get_linear_call, load_kwargs
 
 __all__ = ["c2c", "genuine_fht", "get_healpix_sht", "get_wgridder", "nalm"]
@@ -80,9 +81,7 @@ def nalm(lmax: int, mmax: int) -> int:
     return (mmax + 1) * (mmax + 2) // 2 + (mmax + 1) * (lmax - mmax)
 
 
-def _alm2realalm(
-    alm: np.ndarray, lmax: int, dtype: Any, out: np.ndarray | None = None
-) -> np.ndarray:
+def _alm2realalm(alm: Any, lmax: int, dtype: Any, out: np.ndarray | None = None) -> np.ndarray:
     """Pack complex coefficients ``(ncomp, nalm)`` into real ones ``(ncomp, 2 nalm - lmax - 1)``."""
     packed = np.empty((alm.shape[0], 2 * alm.shape[1] - lmax - 1), dtype) if out is None else out
     zonal = lmax + 1
@@ -95,7 +94,7 @@ def _alm2realalm(
 def _realalm2alm(packed: np.ndarray, lmax: int, dtype: Any) -> np.ndarray:
     """The inverse of `_alm2realalm`."""
     zonal = lmax + 1
-    alm = np.empty((packed.shape[0], (packed.shape[1] + zonal) // 2), dtype)
+    alm: Any = np.empty((packed.shape[0], (packed.shape[1] + zonal) // 2), dtype)
     alm[:, :zonal] = packed[:, :zonal]
     alm[:, zonal:].real = packed[:, zonal::2] * np.sqrt(0.5)
     alm[:, zonal:].imag = packed[:, zonal + 1 :: 2] * np.sqrt(0.5)

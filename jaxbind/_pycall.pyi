@@ -1,0 +1,29 @@
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+class CallSite:
+    def __init__(
+        self,
+        *,
+        function: Callable[..., Any],
+        label: str,
+        names: list[str],
+        keywords: dict[str, Any],
+        wants_out: bool,
+        loop: int,
+        vectorized: bool,
+        fortran: bool,
+        tree: Any,
+        result: Any,
+        bare_out: bool,
+        kept: tuple[bool, ...],
+        seen: list[np.dtype | None],
+        declared: list[np.dtype | None],
+    ) -> None: ...
+
+def buffer_strides(
+    shape: tuple[int, ...], loop: int, itemsize: int, fortran: bool
+) -> list[int]: ...
+def capsules(opener: Callable[[str, str], CallSite]) -> dict[str, dict[str, Any]]: ...
