@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,12 +14,6 @@ from jaxbind._binding import Binding
 from jaxbind._parameters import Parameters, positions
 from jaxbind._roles import Function
 from jaxbind._shapes import FromUfunc, declare
-
-
-@overload
-def bind(function: Callable, signature: str | None = None, /, **options: Any) -> Binding: ...
-@overload
-def bind(signature: str | None = None, /, **options: Any) -> Callable[[Callable], Binding]: ...
 
 
 def bind(

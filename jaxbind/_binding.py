@@ -95,7 +95,7 @@ class Binding(Declarations):
         leaves, tree = tree_flatten(operands)
         traced = False
         for index, leaf in enumerate(leaves):
-            if isinstance(leaf, jax.core.Tracer):
+            if _jax.is_tracer(leaf):
                 traced = True
             elif not isinstance(
                 leaf, (jax.Array, np.ndarray, np.generic, bool, int, float, complex)

@@ -24,6 +24,7 @@ class Declarations:
     label: str
     role: Any
     parent: Any
+    traced: Any
     parameters: Parameters
     calling: Parameters
     vectorized: bool
