@@ -90,6 +90,13 @@ def concrete_array() -> type:
         return type(jnp.zeros(()))
 
 
+def with_sharding_of(value: Any, aval: Any) -> Any:
+    """Give a cotangent the sharding of its operand, where the mesh makes that part of types."""
+    if aval.sharding.mesh.empty or jax.typeof(value).sharding == aval.sharding:
+        return value
+    return jax.sharding.reshard(value, aval.sharding)
+
+
 def tangent_zero(primal_out: Any) -> ad.Zero:
     """The symbolic zero tangent of a result (of dtype float0 for an integer result)."""
     return ad.Zero(jax.typeof(primal_out).to_tangent_aval())

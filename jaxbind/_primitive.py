@@ -104,7 +104,9 @@ def _transpose(cotangents: Sequence[Any], *operands: Any, call: Call) -> list[An
     transposed: list[Any] = [None] * len(operands)
     for index, result in zip(members, results, strict=True):
         if undefined[index]:  # others in the group are zeros that JAX has made concrete
-            transposed[index] = unbroadcast(result, _aval(operands[index]).shape, call.loop)
+            aval = _aval(operands[index])
+            summed = unbroadcast(result, aval.shape, call.loop)
+            transposed[index] = _jax.with_sharding_of(summed, aval)
     return transposed
 
 
