@@ -68,6 +68,8 @@ class Binding(Declarations):
         self._versions: dict[Hashable, int] = {}
         self._outputs: dict[Any, Outputs] = {}
         self._compiled: dict[Static, Callable] = {}
+        self._plain: Any = None
+        self._plain_count = -1
 
     def __repr__(self) -> str:
         return f"<jaxbind.Binding {self.label}>"
@@ -75,20 +77,28 @@ class Binding(Declarations):
     # Calling ------------------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not kwargs and len(args) == self._plain_count:  # the shortest path of eager calls
+            concrete = _jax.concrete_array()
+            for operand in args:
+                if type(operand) is not concrete:
+                    break
+            else:
+                return self._plain(*args)
         operands, static = self.calling.bind(self.label, args, kwargs)
-        concrete = _jax.concrete_array()
-        for operand in operands:
-            if type(operand) is not concrete:
-                if self._traced_now(operands):
-                    return self._apply(static, *operands)
-                break
-        try:
-            compiled = self._compiled[static]
-        except KeyError:
-            compiled = self._compiled.setdefault(
-                static, jax.jit(partial(self._apply, static), inline=True)
-            )
-        return compiled(*operands)
+        if self._traced_now(operands):
+            return self._apply(static, *operands)
+        return self._compiled_for(static)(*operands)
+
+    def _compiled_for(self, static: Static) -> Callable:
+        """Eager calls go through one ``jax.jit`` per static parameters: JAX's own fast path."""
+        found = self._compiled.get(static)
+        if found is None:
+            fresh = jax.jit(partial(self._apply, static), inline=True)
+            found = self._compiled.setdefault(static, fresh)
+            if not static.values:
+                self._plain = found
+                self._plain_count = len(self.calling.operands)
+        return found
 
     def _traced_now(self, operands: tuple) -> bool:
         """Check the leaves of a call that is not on concrete arrays alone."""

@@ -37,6 +37,7 @@ class Declarations:
     _versions: dict[Hashable, int]
     _outputs: dict[Any, Any]
     _compiled: dict[Any, Callable]
+    _plain_count: int
 
     @property
     def inlined(self) -> bool:
@@ -95,6 +96,7 @@ class Declarations:
     def _forget(self) -> None:
         if self._ever_traced():
             self._compiled.clear()
+            self._plain_count = -1
             _jax.forget_traces()
 
     def _ever_traced(self) -> bool:
