@@ -3,6 +3,7 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t
 from libc.string cimport memcmp, strlen
+from posix.unistd cimport sleep
 
 import atexit
 import time
@@ -34,8 +35,19 @@ cdef extern from *:
     static inline void jb_add(long n) { atomic_fetch_add(&jb_in_flight, n); }
     static inline long jb_count(void) { return atomic_load(&jb_in_flight); }
     static inline int jb_is_leaving(void) { return atomic_load(&jb_leaving); }
-    static inline void jb_set_leaving(void) { atomic_store(&jb_leaving, 1); }
+    static unsigned long jb_leaver;
+    static inline void jb_set_leaving(void) {
+        jb_leaver = PyThread_get_thread_ident();
+        atomic_store(&jb_leaving, 1);
+    }
+    /* Whether this is a daemon thread of Python's that goes on while the interpreter leaves. It
+       would be killed on its way back, inside of XLA's frames, and take the process with it. */
+    static inline int jb_is_stray(void) {
+        return atomic_load(&jb_leaving) && PyGILState_GetThisThreadState() != NULL
+            && PyThread_get_thread_ident() != jb_leaver;
+    }
     """
+    int jb_is_stray() noexcept nogil
     void jb_add(long n) noexcept nogil
     long jb_count() noexcept nogil
     int jb_is_leaving() noexcept nogil
@@ -121,13 +133,15 @@ cdef JB_Buffer* result(JB_CallFrame* frame, int64_t index) noexcept nogil:
 cdef bint enter_call() noexcept nogil:
     jb_add(1)
     if jb_is_leaving():
-        jb_add(-1)
+        leave_call()
         return False
     return True
 
 
 cdef void leave_call() noexcept nogil:
     jb_add(-1)
+    while jb_is_stray():
+        sleep(3600)  # until the process ends
 
 
 cdef bint is_leaving() noexcept nogil:
