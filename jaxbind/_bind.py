@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
-
 from jaxbind import _dtypes, _signature
 from jaxbind._binding import Binding
+from jaxbind._definition import Definition
 from jaxbind._parameters import Parameters, positions
 from jaxbind._roles import Function
 from jaxbind._shapes import FromUfunc, declare
@@ -108,9 +108,8 @@ def _bind(
             " is a function, or a signature when bind is used as a decorator"
         )
     if isinstance(function, Binding):
-        raise TypeError(
-            f"bind({function.label}): it is bound already; bind {function.label}.function"
-        )
+        bound = function.definition.label
+        raise TypeError(f"bind({bound}): it is bound already; bind {bound}.function")
     label = name or _label(function)
     if order not in ("C", "F"):
         raise ValueError(f"{label}: order={order!r} is not understood; it is 'C' or 'F'")
@@ -131,7 +130,7 @@ def _bind(
         compute,
     )
     _check_linearity(label, role)
-    return Binding(
+    definition = Definition(
         function,
         role,
         label=label,
@@ -142,6 +141,7 @@ def _bind(
         order=order,
         compute_dtype=compute,
     )
+    return Binding(definition)
 
 
 def _label(function: Any) -> str:

@@ -16,23 +16,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import tree_flatten_with_path, tree_structure, tree_unflatten
-
+from jaxbind import _jax
 from jaxbind._static import Static
 
 if TYPE_CHECKING:
-    from jaxbind._binding import Binding
+    from jaxbind._definition import Definition
 
     PyTreeDef = Any  # a variable in JAX's stubs
 else:
     from jax.tree_util import PyTreeDef
 
 
-@dataclass(frozen=True, slots=True)
+@_jax.cached_weakly
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Call:
     """What is called, with which static parameters, over how many loop dimensions.
 
     Attributes:
-      binding: compared by identity, so that no two functions share one of JAX's caches.
+      definition: compared by identity, so that no two functions share one of JAX's caches.
       static: the static parameters.
       tree: the structure of the tuple of positional arguments.
       loop: the number of leading loop dimensions of every operand.
@@ -40,7 +41,7 @@ class Call:
         (a transposed function), or which of them are wanted (a pullback).
     """
 
-    binding: Binding
+    definition: Definition
     static: Static
     tree: PyTreeDef
     loop: int = 0
@@ -54,7 +55,7 @@ class Call:
 
     def operand(self, index: int) -> str:
         """How errors call operand ``index``: ``argument 1 (y)``."""
-        return self.binding.operand_name(self.tree, index)
+        return self.definition.operand_name(self.tree, index)
 
 
 class Outputs(NamedTuple):

@@ -3,104 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import replace
 from functools import partial, wraps
 from typing import Any
 
 from jaxbind import _derive, _jax
 from jaxbind._call import Call
+from jaxbind._definition import Definition, Role
 from jaxbind._derivatives import Pullback, Pushforward
 from jaxbind._parameters import Parameters, position
 from jaxbind._roles import LINEAR, Function
 from jaxbind._rules import Jacobians, Partials, Traced
 from jaxbind._transposed import Transposed
 
-Role = Function | Pushforward | Pullback | Transposed
-
 
 class Declarations:
     """Declaring derivatives and the vmap rule; a derivative is a binding of the same class."""
 
-    label: str
-    role: Any
-    parent: Any
-    traced: Any
-    parameters: Parameters
-    calling: Parameters
-    vectorized: bool
-    order: str
-    compute_dtype: Any
-    vmap_rule: Callable | None
-    argument_name: Callable[[int], str]
-    transpose_rule: Callable[[Hashable, str], Any]
-    _rules: dict[Hashable, Any]
-    _versions: dict[Hashable, int]
-    _outputs: dict[Any, Any]
-    _compiled: dict[Any, Callable]
-    _plain_count: int
+    definition: Definition
+    _derivatives: dict[Definition, Any]
 
     @property
-    def inlined(self) -> bool:
-        """Whether a call is a JAX function that is put in its place."""
-        if self.traced is None:
-            return False
-        # A pushforward whose transpose was declared must stay one operation.
-        return not isinstance(self.role, Pushforward) or "vjp" not in self.role.parent._rules
+    def _label(self) -> str:
+        return self.definition.label
 
-    def derivative(self, step: str) -> Any:
-        """The derivative that a name in a program calls ``step``: ``jvp``, ``vjp@2``, ..."""
-        return next((rule for rule in self._rules.values() if rule.step == step), None)
+    @property
+    def _parameters(self) -> Parameters:
+        return self.definition.parameters
 
-    def _sibling(self, function: Callable | None, role: Role, **options: Any) -> Any:
+    def _argument_name(self, position: int) -> str:
+        return self.definition.argument_name(position)
+
+    def _handle(self, definition: Definition) -> Any:
+        """The binding of a derivative, the same one each time."""
+        if definition not in self._derivatives:
+            make: Any = type(self)
+            self._derivatives[definition] = make(definition)
+        return self._derivatives[definition]
+
+    def _own(self) -> Any:
+        """A binding for rules about ourselves: the definition must not hold the user's."""
         make: Any = type(self)
-        return make(function, role, parent=self, compute_dtype=self.compute_dtype, **options)
+        return make(self.definition)
 
-    def _derived(self, key: Hashable, step: str, role: Role, rule: Callable, traced: bool) -> Any:
-        """Make (or replace) a derivative; traces that JAX has cached are forgotten."""
-        self._versions[key] = version = self._versions.get(key, 0) + 1
-        label = f"{self.label}.{step}"
-        binding = self._sibling(
-            None if traced else rule,
-            role,
-            label=label,
-            step=step if version == 1 else f"{step}@{version}",
-            calling=self._calling_of(role),
-            traced=Traced(rule, label) if traced else None,
-            vectorized=self.vectorized,
-            order=self.order,
-        )
-        self._set_rule(key, binding)
-        return binding
-
-    def _calling_of(self, role: Role) -> Parameters:
-        """How a derivative is called: with our static parameters."""
-        if isinstance(role, (Pushforward, Pullback)):
-            names = ("primals", role.second)
-            return replace(
-                self.calling,
-                operands=names,
-                defaults={},
-                by_keyword=frozenset(names),
-                variadic=False,
-            )
-        if isinstance(role, Transposed):
-            return replace(
-                self.calling, operands=(), defaults={}, by_keyword=frozenset(), variadic=True
-            )
-        return self.calling
-
-    def _set_rule(self, key: Hashable, binding: Any) -> None:
-        self._rules[key] = binding
+    def _define(
+        self, key: Hashable, step: str, role: Role, function: Callable | None, traced: Any = None
+    ) -> Definition:
+        made = self.definition.define(key, step, role, function, traced)
         self._forget()
+        return made
 
     def _forget(self) -> None:
-        if self._ever_traced():
-            self._compiled.clear()
-            self._plain_count = -1
+        """After a change of rules: whatever JAX has cached holds the old ones."""
+        if self.definition.ever_traced():
             _jax.forget_traces()
-
-    def _ever_traced(self) -> bool:
-        return bool(self._outputs) or (self.parent is not None and self.parent._ever_traced())
 
     def def_jvp(self, rule: Any = None, *, traced: bool = False) -> Any:
         """Declare the pushforward: ``rule(primals, tangents, **static)``.
@@ -125,8 +80,8 @@ class Declarations:
         if rule is None:
             return partial(self.def_jvp, traced=traced)
         if isinstance(rule, str):
-            rule, traced = _derive.named_jvp(self, rule), True
-        return self._declare("jvp", "jvp", Pushforward(self), rule, traced)
+            rule, traced = _derive.named_jvp(self._own(), rule), True
+        return self._declare("jvp", "jvp", Pushforward(self.definition), rule, traced)
 
     def def_vjp(self, rule: Any = None, *, traced: bool = False) -> Any:
         """Declare the pullback: ``rule(primals, cotangents, **static)``.
@@ -148,8 +103,8 @@ class Declarations:
         if rule is None:
             return partial(self.def_vjp, traced=traced)
         if isinstance(rule, str):
-            rule, traced = _derive.named_vjp(self, rule), True
-        return self._declare("vjp", "vjp", Pullback(self), rule, traced)
+            rule, traced = _derive.named_vjp(self._own(), rule), True
+        return self._declare("vjp", "vjp", Pullback(self.definition), rule, traced)
 
     def def_transpose(
         self, rule: Any = None, *, argument: str | int | None = None, traced: bool = False
@@ -171,39 +126,41 @@ class Declarations:
         if rule is None:
             return partial(self.def_transpose, argument=argument, traced=traced)
         group, step = self._group(argument)
-        return self._declare(("T", group), step, Transposed(self, group), rule, traced)
+        return self._declare(("T", group), step, Transposed(self.definition, group), rule, traced)
 
     def _declare(self, key: Hashable, step: str, role: Role, rule: Any, traced: bool) -> Any:
         if not callable(rule):
             raise TypeError(
-                f"{self.label}.def_{step.partition('_')[0]}: rule={rule!r} is not callable; give"
-                " a function"
+                f"{self._label}.def_{step.partition('_')[0]}: rule={rule!r} is not callable;"
+                " give a function"
             )
-        binding = self._derived(key, step, role, rule, traced)
-        return rule if traced else binding
+        if traced:
+            self._define(key, step, role, None, Traced(rule, f"{self._label}.{step}"))
+            return rule
+        return self._handle(self._define(key, step, role, rule))
 
     def _group(self, argument: str | int | None) -> tuple[Hashable, str]:
-        role = self.role
+        role = self.definition.role
         if not isinstance(role, Function) or not (role.linear or role.multilinear):
             raise TypeError(
-                f"{self.label}: def_transpose is for functions declared linear (bind(...,"
+                f"{self._label}: def_transpose is for functions declared linear (bind(...,"
                 " linear=True), linear=('x',) or multilinear=('x', 'y')); for others write"
                 " def_vjp"
             )
         if argument is None:
             if not role.linear:
-                names = ", ".join(repr(self.argument_name(p)) for p in sorted(role.multilinear))
+                names = ", ".join(repr(self._argument_name(p)) for p in sorted(role.multilinear))
                 raise TypeError(
-                    f"{self.label}: say in which argument the rule transposes: def_transpose(x)"
+                    f"{self._label}: say in which argument the rule transposes: def_transpose(x)"
                     f"(rule) with x one of {names}"
                 )
             return LINEAR, "transpose"
-        where = position(self.label, "def_transpose", self.parameters, argument)
+        where = position(self._label, "def_transpose", self._parameters, argument)
         if role.linear is True or (role.linear and where in role.linear):
             return LINEAR, "transpose"
         if where not in role.multilinear:
             raise TypeError(
-                f"{self.label}: argument {where} ({self.argument_name(where)}) is not"
+                f"{self._label}: argument {where} ({self._argument_name(where)}) is not"
                 " declared linear or multilinear"
             )
         return where, f"transpose_{where}"
@@ -221,22 +178,23 @@ class Declarations:
         Returns:
           The rules (for ``traced=False``, their bindings).
         """
-        count = len(self.parameters.operands)
-        if not self.parameters.variadic and len(rules) != count:
+        function = self._function_role("def_partials")
+        count = len(self._parameters.operands)
+        if not self._parameters.variadic and len(rules) != count:
             raise TypeError(
-                f"{self.label}: def_partials got {len(rules)} rules for {count} arguments"
-                f" ({', '.join(self.parameters.operands)}); give one for each, None where there"
+                f"{self._label}: def_partials got {len(rules)} rules for {count} arguments"
+                f" ({', '.join(self._parameters.operands)}); give one for each, None where there"
                 " is no derivative"
             )
         for rule in rules:
             if rule is not None and not callable(rule):
-                raise TypeError(f"{self.label}: def_partials got {rule!r}, which is not callable")
+                raise TypeError(f"{self._label}: def_partials got {rule!r}, which is not callable")
         if not traced:
             rules = tuple(
-                None if rule is None else self._companion(rule, f"partial_{i}", self.role.shapes)
+                None if rule is None else self._companion(rule, f"partial_{i}", function.shapes)
                 for i, rule in enumerate(rules)
             )
-        self._set_pushforward(Partials(rules, f"{self.label}.def_partials"))
+        self._set_pushforward(Partials(rules, f"{self._label}.def_partials"))
         return rules
 
     def def_jacobian(self, rule: Any = None, *, traced: bool = False) -> Any:
@@ -257,23 +215,31 @@ class Declarations:
         if rule is None:
             return partial(self.def_jacobian, traced=traced)
         if not callable(rule):
-            raise TypeError(f"{self.label}: def_jacobian got {rule!r}, which is not callable")
+            raise TypeError(f"{self._label}: def_jacobian got {rule!r}, which is not callable")
         if not traced:
-            packed = Parameters.of(rule).operands == ("primals",) != self.parameters.operands
+            packed = Parameters.of(rule).operands == ("primals",) != self._parameters.operands
             function = _unpacked(rule) if packed else rule
-            rule = self._companion(function, "jacobian", _derive.JacobianShapes(self))
-        self._set_pushforward(Jacobians(rule, f"{self.label}.def_jacobian"))
+            rule = self._companion(function, "jacobian", _derive.JacobianShapes(self.definition))
+        self._set_pushforward(Jacobians(rule, f"{self._label}.def_jacobian"))
         return rule
+
+    def _function_role(self, what: str) -> Function:
+        role = self.definition.role
+        if not isinstance(role, Function):
+            raise TypeError(
+                f"{self._label}: {what} is for functions; declare the derivatives of a derivative"
+                " with def_jvp and def_vjp"
+            )
+        return role
 
     def _companion(self, rule: Callable, step: str, shapes: Any) -> Any:
         """A binding beside this one: same operands, nonlinear, its own results."""
-        nondiff = getattr(self.role, "nondiff", frozenset())
-        role = Function(shapes, False, frozenset(), nondiff, self.compute_dtype)
-        return self._derived(step, step, role, rule, False)
+        nondiff = self._function_role(step).nondiff
+        role = Function(shapes, False, frozenset(), nondiff, self.definition.compute_dtype)
+        return self._handle(self._define(step, step, role, rule))
 
     def _set_pushforward(self, traced: Any) -> None:
-        binding = self._derived("jvp", "jvp", Pushforward(self), traced, True)
-        binding.traced = traced
+        self._define("jvp", "jvp", Pushforward(self.definition), None, traced)
 
     def def_vmap(self, rule: Callable) -> Callable:
         """Replace the loop: ``rule(axis_size, in_batched, *args, **static)``.
@@ -288,62 +254,51 @@ class Declarations:
             answer = rule(size, list(batched), *args, **parameters.accepted(call.static.values))
             if not (isinstance(answer, tuple) and len(answer) == 2):
                 raise TypeError(
-                    f"{self.label}: the rule of def_vmap must return (result, out_batched)"
+                    f"{self._label}: the rule of def_vmap must return (result, out_batched)"
                 )
             return answer
 
-        self.vmap_rule = apply
+        self.definition.vmap_rule = apply
         self._forget()
         return rule
 
     @property
     def jvp(self) -> Any:
         """The pushforward, a function of ``(primals, tangents)``, linear in the second."""
-        rule = self._rules.get("jvp")
+        rule = self.definition.rules.get("jvp")
         if rule is None:
-            if self._all_linear():
+            role = self.definition.role
+            if isinstance(role, Function) and role.linear is True:
                 return partial(_derive.linear_jvp, self)
-            return self._undeclared_jvp()
-        return rule.traced.function if isinstance(rule.traced, Traced) else rule
+            rule = self.definition.undeclared_jvp()
+        return self._rule(rule)
 
     @property
     def vjp(self) -> Any:
         """The pullback, a function of ``(primals, cotangents)``, linear in the second."""
-        rule = self._rules.get("vjp")
-        if rule is None:
-            return partial(_derive.pull, self)
-        return rule.traced.function if rule.traced is not None else rule
+        rule = self.definition.rules.get("vjp")
+        return partial(_derive.pull, self) if rule is None else self._rule(rule)
 
     @property
     def transpose(self) -> Any:
         """The transpose of a linear function; for ``multilinear``, a dict by argument name."""
         rules = {
-            self.argument_name(key[1]): rule
-            for key, rule in self._rules.items()
+            self._argument_name(key[1]): self._rule(rule)
+            for key, rule in self.definition.rules.items()
             if isinstance(key, tuple) and key[0] == "T" and key[1] != LINEAR
         }
-        linear = self._rules.get(("T", LINEAR))
+        linear = self.definition.rules.get(("T", LINEAR))
         if linear is None and rules:
             return rules
-        rule = linear or self.transpose_rule(LINEAR, "its linear arguments")
-        return rule.traced.function if rule.traced is not None else rule
+        if linear is None:
+            linear = self.definition.transpose_rule(LINEAR, "its linear arguments")
+        return self._rule(linear)
 
-    def _all_linear(self) -> bool:
-        return isinstance(self.role, Function) and self.role.linear is True
-
-    def _undeclared_jvp(self) -> Any:
-        """The pushforward of a function of which only the pullback was declared."""
-        rule = self._rules.get("undeclared")
-        if rule is None:
-            rule = self._sibling(
-                None,
-                Pushforward(self),
-                label=f"{self.label}.jvp",
-                step="jvp",
-                calling=self._calling_of(Pushforward(self)),
-            )
-            self._rules["undeclared"] = rule
-        return rule
+    def _rule(self, rule: Definition) -> Any:
+        """What the user gets for a declared derivative: its binding, or the traced rule."""
+        if isinstance(rule.traced, Traced):
+            return rule.traced.function
+        return self._handle(rule)
 
 
 def _unpacked(rule: Callable) -> Callable:

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.interpreters import ad
 from jax.tree_util import tree_flatten, tree_unflatten
-
 from jaxbind import _dtypes
 from jaxbind._call import Call, Outputs, PyTreeDef, fill, joined, masked, present
 from jaxbind._roles import (
@@ -68,7 +67,7 @@ class _Derived:
         by_rule = tuple(NONDIFF if kind is NONDIFF else GENERAL for kind in primals)
         return by_rule + (LINEAR,) * (len(structs) - count)
 
-    def operand_name(self, binding: Any, tree: PyTreeDef, index: int) -> str:
+    def operand_name(self, definition: Any, tree: PyTreeDef, index: int) -> str:
         primals = tree.children()[0]
         if index < primals.num_leaves:
             inner = self.parent.operand_name(primals, index)
@@ -77,9 +76,9 @@ class _Derived:
 
     second = "tangents"
 
-    def _prepared_primals(self, binding: Any, args: tuple) -> tuple[tuple, Any]:
+    def _prepared_primals(self, definition: Any, args: tuple) -> tuple[tuple, Any]:
         if not isinstance(args[0], (tuple, list)):
-            raise _not_a_tuple(binding, "primals", args[0])
+            raise _not_a_tuple(definition, "primals", args[0])
         return self.parent.role.prepare(self.parent, tuple(args[0]))
 
 
@@ -98,13 +97,13 @@ class Pushforward(_Derived):
         has = present(*call.tree.children())
         return primals + [rank for rank, p in zip(primals, has, strict=True) if p]
 
-    def prepare(self, binding: Any, args: tuple) -> tuple[tuple, Any]:
-        primals, like = self._prepared_primals(binding, args)
+    def prepare(self, definition: Any, args: tuple) -> tuple[tuple, Any]:
+        primals, like = self._prepared_primals(definition, args)
         tangents = args[1]
         if not isinstance(tangents, (tuple, list)):
-            raise _not_a_tuple(binding, "tangents", tangents)
+            raise _not_a_tuple(definition, "tangents", tangents)
         leaves, tree = tree_flatten(primals)
-        given = _leafwise(binding, tree, tuple(tangents))
+        given = _leafwise(definition, tree, tuple(tangents))
         kinds = self.parent.role.kinds(Call(self.parent, NO_STATIC, tree, 0, like), _avals(leaves))
         filled = [
             None if kind != GENERAL else (jnp.zeros_like(primal) if t is None else t)
@@ -136,7 +135,7 @@ class Pushforward(_Derived):
         like = Wanted(tuple(wanted), inner.like)
         pullback = Call(rule, call.static, joined(inner.tree, cts_tree), call.loop, like)
         given = [ct for ct in cts if ct is not None]
-        return members, call.binding.bind(pullback, [*primals, *given])
+        return members, call.definition.bind(pullback, [*primals, *given])
 
 
 class Pullback(_Derived):
@@ -177,8 +176,8 @@ class Pullback(_Derived):
         assert primals is not None
         return inner.tree, primals
 
-    def prepare(self, binding: Any, args: tuple) -> tuple[tuple, Any]:
-        primals, like = self._prepared_primals(binding, args)
+    def prepare(self, definition: Any, args: tuple) -> tuple[tuple, Any]:
+        primals, like = self._prepared_primals(definition, args)
         leaves, tree = tree_flatten(primals)
         kinds = self.parent.role.kinds(Call(self.parent, NO_STATIC, tree, 0, like), _avals(leaves))
         return (primals, args[1]), Wanted(tuple(kind == GENERAL for kind in kinds), like)
@@ -210,18 +209,18 @@ def _avals(leaves: Sequence[Any]) -> list[Any]:
     return [jax.typeof(leaf) for leaf in leaves]
 
 
-def _not_a_tuple(binding: Any, name: str, value: Any) -> TypeError:
+def _not_a_tuple(definition: Any, name: str, value: Any) -> TypeError:
     return TypeError(
-        f"{binding.label}: {name} must be a tuple with an entry per positional argument of"
-        f" {binding.role.parent.label}; got {type(value).__name__}"
+        f"{definition.label}: {name} must be a tuple with an entry per positional argument of"
+        f" {definition.parent.label}; got {type(value).__name__}"
     )
 
 
-def _leafwise(binding: Any, tree: PyTreeDef, tangents: tuple) -> list[Any]:
+def _leafwise(definition: Any, tree: PyTreeDef, tangents: tuple) -> list[Any]:
     children = tree.children()
     if len(tangents) != len(children):
         raise TypeError(
-            f"{binding.label}: got {len(tangents)} tangents for {len(children)} primals; give"
+            f"{definition.label}: got {len(tangents)} tangents for {len(children)} primals; give"
             " one per positional argument, None where there is none"
         )
     leaves: list[Any] = []

@@ -7,19 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import tree_flatten, tree_map, tree_structure, tree_unflatten
-
 from jaxbind import _dtypes
 from jaxbind._call import Call, Outputs, PyTreeDef
 from jaxbind._roles import differentiable
-
-if TYPE_CHECKING:
-    pass
 
 
 def _is_none(value: Any) -> bool:
@@ -58,7 +54,7 @@ def named_jvp(binding: Any, name: str) -> Callable:
     }
     if name not in makers:
         raise TypeError(
-            f"{binding.label}: def_jvp({name!r}) is not known; give a rule, or one of"
+            f"{binding.definition.label}: def_jvp({name!r}) is not known; give a rule, or one of"
             f" {', '.join(map(repr, makers))}"
         )
     return makers[name](binding)
@@ -67,7 +63,8 @@ def named_jvp(binding: Any, name: str) -> Callable:
 def named_vjp(binding: Any, name: str) -> Callable:
     if name != "from-jvp":
         raise TypeError(
-            f"{binding.label}: def_vjp({name!r}) is not known; give a rule, or 'from-jvp'"
+            f"{binding.definition.label}: def_vjp({name!r}) is not known; give a rule, or"
+            " 'from-jvp'"
         )
     return _from_jvp(binding)
 
@@ -124,7 +121,7 @@ def _complex_step(binding: Any) -> Callable:
         for leaf in jax.tree.leaves(primals):
             if _dtypes.is_complex(leaf.dtype):
                 raise TypeError(
-                    f"{binding.label}.def_jvp('complex-step') needs real operands; got"
+                    f"{binding.definition.label}.def_jvp('complex-step') needs real operands; got"
                     f" {leaf.dtype.name}. For complex ones use 'finite-difference' or a rule"
                 )
         step = 1e-30
@@ -138,9 +135,9 @@ def _complex_step(binding: Any) -> Callable:
         for leaf in jax.tree.leaves(result):
             if not _dtypes.is_complex(leaf.dtype):
                 raise TypeError(
-                    f"{binding.label}.def_jvp('complex-step'): with complex operands its result"
-                    f" is declared {leaf.dtype.name}; declare a complex one (dtype= or out=)"
-                    " or use 'finite-difference'"
+                    f"{binding.definition.label}.def_jvp('complex-step'): with complex operands"
+                    f" its result is declared {leaf.dtype.name}; declare a complex one (dtype="
+                    " or out=) or use 'finite-difference'"
                 )
         return tree_map(lambda y: (jnp.imag(y) / step).astype(jnp.real(y).dtype), result)
 
@@ -249,7 +246,7 @@ class JacobianShapes:
 
     def outputs(self, call: Call, structs: Sequence[Any]) -> Outputs:
         results = differentiable(self.parent.outputs(self._inner(call), structs))
-        kinds = call.binding.role.kinds(call, structs)
+        kinds = call.definition.role.kinds(call, structs)
         per_leaf = iter(zip(results.structs, results.declared, strict=True))
         kept, made, declared = [], [], []
         for leaf_kept in results.kept:

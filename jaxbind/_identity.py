@@ -1,6 +1,6 @@
 """Names in compiled programs <-> live functions.
 
-A compiled program carries, for each call site, two strings: the *name* of the binding and the
+A compiled program carries, for each call site, two strings: the *name* of the definition and the
 *site*, which says how it is called. When XLA instantiates the call site, both are resolved to
 a live function, once, and XLA owns the result. So nothing in a program is an address, and
 what cannot be written down (a closure, a static parameter that is no literal) gets a token
@@ -22,18 +22,17 @@ from weakref import WeakValueDictionary
 import jax
 import numpy as np
 from jax.tree_util import tree_structure, tree_unflatten
-
 from jaxbind import _pycall
 from jaxbind._call import Call, PyTreeDef
 from jaxbind._static import Static
 from jaxbind._wrt import Wrt
 
 if TYPE_CHECKING:
-    from jaxbind._binding import Binding
+    from jaxbind._definition import Definition
 
 _PROCESS = uuid.uuid4().hex[:16]
 _count = itertools.count(1)
-_bindings: WeakValueDictionary[str, Binding] = WeakValueDictionary()
+_definitions: WeakValueDictionary[str, Definition] = WeakValueDictionary()
 _sites: WeakValueDictionary[str, Site] = WeakValueDictionary()
 
 
@@ -108,9 +107,9 @@ def _literal(tree: PyTreeDef) -> str | None:
 
 def describe(call: Call, structs: list[jax.ShapeDtypeStruct]) -> tuple[str, str, Any]:
     """Name and site of a call, and what must stay alive until the program is compiled."""
-    binding = call.binding
-    outputs = binding.outputs(call, structs)
-    seen = binding.role.seen(call, structs)
+    definition = call.definition
+    outputs = definition.outputs(call, structs)
+    seen = definition.role.seen(call, structs)
     site = Site(
         call.loop,
         call.static,
@@ -121,7 +120,7 @@ def describe(call: Call, structs: list[jax.ShapeDtypeStruct]) -> tuple[str, str,
         _differing(seen, structs),
         _differing(outputs.declared, outputs.structs),
     )
-    return name_of(binding), site.text(), (binding, site)
+    return name_of(definition), site.text(), (definition, site)
 
 
 def _differing(dtypes: Any, structs: Any) -> tuple[str | None, ...]:
@@ -130,59 +129,59 @@ def _differing(dtypes: Any, structs: Any) -> tuple[str | None, ...]:
     )
 
 
-def name_of(binding: Binding) -> str:
-    """The name of a binding in programs; derivatives are reached through their parent."""
-    if binding.step is not None:
-        return f"{name_of(binding.parent)}.{binding.step}"
-    wanted = binding.given_name or importable_name(binding)
+def name_of(definition: Definition) -> str:
+    """The name of a definition in programs; derivatives are reached through their parent."""
+    if definition.step is not None:
+        return f"{name_of(definition.parent)}.{definition.step}"
+    wanted = definition.given_name or importable_name(definition)
     if wanted is None:
-        if binding.private_name is None:
-            binding.private_name = f"{binding.label}<{_PROCESS}-{next(_count)}>"
-        wanted = binding.private_name
-    return _claim(wanted, binding)
+        if definition.private_name is None:
+            definition.private_name = f"{definition.label}<{_PROCESS}-{next(_count)}>"
+        wanted = definition.private_name
+    return _claim(wanted, definition)
 
 
-def _claim(wanted: str, binding: Binding) -> str:
+def _claim(wanted: str, definition: Definition) -> str:
     """Register under ``wanted``, or with a number behind it where another one has that name."""
     for name in itertools.chain([wanted], (f"{wanted}#{k}" for k in itertools.count(2))):
-        holder = _bindings.setdefault(name, binding)
-        if holder is binding:
+        holder = _definitions.setdefault(name, definition)
+        if holder is definition:
             return name
     raise AssertionError
 
 
-def importable_name(binding: Binding) -> str | None:
-    """``module:qualname`` if importing that gives this very binding."""
-    module, qualname = binding.__module__, binding.__qualname__
+def importable_name(definition: Definition) -> str | None:
+    """``module:qualname`` if importing that gives this very definition."""
+    module, qualname = definition.module, definition.qualname
     if not module or not qualname or "<" in qualname:
         return None
     found: Any = sys.modules.get(module)
     for part in qualname.split("."):
         found = getattr(found, part, None)
-    return f"{module}:{qualname}" if found is binding else None
+    return f"{module}:{qualname}" if _definition_of(found) is definition else None
 
 
 # Reading ----------------------------------------------------------------------------------------
 
 
-def resolve(name: str) -> Binding:
-    """The live binding of a name, imported if need be.
+def resolve(name: str) -> Definition:
+    """The live definition of a name, imported if need be.
 
     Raises:
       LookupError: saying what is missing.
     """
     root, steps = name, []
-    while root not in _bindings and "." in root and not root.endswith(">"):
+    while root not in _definitions and "." in root and not root.endswith(">"):
         root, _, step = root.rpartition(".")
         steps.append(step)
-    binding = _bindings.get(root)
-    if binding is None:
-        binding, steps = _import(name)
+    definition = _definitions.get(root)
+    if definition is None:
+        definition, steps = _import(name)
     for step in reversed(steps):
-        binding = binding.derivative(step)
-        if binding is None:
+        definition = definition.derivative(step)
+        if definition is None:
             raise LookupError(f"{root} is there, but its derivative {step!r} is not, or no longer")
-    return binding
+    return definition
 
 
 def _import(name: str) -> tuple[Any, list[str]]:
@@ -197,46 +196,58 @@ def _import(name: str) -> tuple[Any, list[str]]:
     except ImportError as error:
         raise LookupError(f"module {module}, which should define {path}, fails: {error}") from None
     parts = path.split(".")
-    while parts and not _is_binding(found):
+    while parts and _definition_of(found) is None:
         part = parts.pop(0).partition("#")[0]
         if not hasattr(found, part):
             raise LookupError(f"module {module} has no {path}")
         found = getattr(found, part)
-    if not _is_binding(found):
+    definition = _definition_of(found)
+    if definition is None:
         raise LookupError(f"{name} is no binding any more but a {type(found).__name__}")
-    return found, parts[::-1]
+    return definition, parts[::-1]
 
 
-def _is_binding(value: Any) -> bool:
-    return hasattr(type(value), "derivative")
+def _definition_of(value: Any) -> Any:
+    """The definition behind a binding; ``None`` for anything else."""
+    definition = getattr(value, "definition", None)
+    return definition if hasattr(type(definition), "ever_traced") else None
+
+
+def find_binding(name: str) -> Any:
+    """The importable binding of that name, for unpickling."""
+    module, _, path = name.partition(":")
+    found: Any = importlib.import_module(module)
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found
 
 
 def open_site(name: str, text: str) -> Any:
     """Called by XLA when it instantiates a call site: the object that executes its calls."""
-    binding = resolve(name)
-    if binding.function is None:
+    definition = resolve(name)
+    if definition.function is None:
         raise LookupError(f"{name} has no function")
     site = Site.parse(text)
-    parameters = binding.parameters
+    parameters = definition.parameters
     keywords = parameters.accepted(site.static.values)
     if parameters.wants_wrt:
-        parent = binding.parent
+        parent = definition.parent
         keywords["wrt"] = Wrt.from_operands(parent, site.tree.children()[0], site.wanted or ())
-    if getattr(binding.function, "takes_loop", False):
-        keywords["loop"] = site.loop if binding.vectorized else 0
-    names = [binding.operand_name(site.tree, i) for i in range(site.tree.num_leaves)]
+    if getattr(definition.function, "takes_loop", False):
+        keywords["loop"] = site.loop if definition.vectorized else 0
+    names = [definition.operand_name(site.tree, i) for i in range(site.tree.num_leaves)]
     return _pycall.CallSite(
-        function=binding.function,
-        label=binding.label,
+        function=definition.function,
+        label=definition.label,
         names=names,
         keywords=keywords,
         wants_out=parameters.wants_out,
         loop=site.loop,
-        vectorized=binding.vectorized,
-        fortran=binding.order == "F",
+        vectorized=definition.vectorized,
+        fortran=definition.order == "F",
         tree=site.tree,
         result=site.result,
-        bare_out=binding.role.bare,
+        bare_out=definition.role.bare,
         kept=site.kept,
         seen=[None if d is None else np.dtype(d) for d in site.seen],
         declared=[None if d is None else np.dtype(d) for d in site.declared],

@@ -174,6 +174,18 @@ def lower_traced(function: Callable) -> Callable:
     return mlir.lower_fun(function, multiple_results=True)
 
 
+def cached_weakly(kind: type) -> type:
+    """Have JAX's caches hold primitives' parameters of this type weakly.
+
+    Otherwise they keep the last few thousand of them, and so the functions of users, alive. The
+    set of such types is private (jax 0.9 to 0.12); without it, only memory is lost.
+    """
+    from jax._src import util
+
+    getattr(util, "weakref_cache_key_types", set()).add(kind)
+    return kind
+
+
 def forget_traces() -> None:
     """Drop every trace and compilation that JAX has cached, after a rule has changed."""
     jax.clear_caches()

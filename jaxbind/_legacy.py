@@ -15,8 +15,8 @@ from typing import Any
 
 import jax
 import numpy as np
-
 from jaxbind._binding import Binding
+from jaxbind._definition import Definition
 from jaxbind._roles import Function
 from jaxbind._shapes import FromOut
 
@@ -73,13 +73,14 @@ class _Function:
             fixed,
             None,
         )
-        binding = Binding(
+        definition = Definition(
             _Caller(self, self.f, self.abstract),
             role,
             label=getattr(self.f, "__name__", "f"),
             module=getattr(self.f, "__module__", "") or "",
             vectorized=self.can_batch,
         )
+        binding = Binding(definition)
         self._declare_derivatives(binding)
         return binding
 

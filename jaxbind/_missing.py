@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from jaxbind._call import Call, present
 
 if TYPE_CHECKING:
-    from jaxbind._binding import Binding
+    from jaxbind._definition import Definition
 
 
-def no_rule(binding: Binding, call: Call, index: int) -> TypeError:
-    label = binding.label
+def no_rule(definition: Definition, call: Call, index: int) -> TypeError:
+    label = definition.label
     return TypeError(
         f"{label}: no derivative with respect to {call.operand(index)}: give"
         f" {label}.def_vjp(rule) for reverse mode (jax.grad), {label}.def_jvp(rule)"
@@ -32,7 +32,7 @@ def no_vjp(label: str, operand: str) -> TypeError:
 
 def no_jvp(call: Call) -> TypeError:
     """For the call of a pushforward that nobody declared."""
-    parent = call.binding.parent
+    parent = call.definition.parent
     tree, tangents = call.tree.children()
     operand = parent.operand_name(tree, present(tree, tangents).index(True))
     return TypeError(
@@ -43,19 +43,19 @@ def no_jvp(call: Call) -> TypeError:
     )
 
 
-def no_transpose(binding: Binding, group: Hashable, operand: str) -> TypeError:
+def no_transpose(definition: Definition, group: Hashable, operand: str) -> TypeError:
     how = "def_transpose(rule)"
     if isinstance(group, int):
-        how = f"def_transpose({binding.argument_name(group)!r})(rule)"
+        how = f"def_transpose({definition.argument_name(group)!r})(rule)"
     return TypeError(
-        f"{binding.label}: transposing with respect to {operand} (jax.grad, jax.vjp,"
-        f" jax.linear_transpose) needs {binding.label}.{how}"
+        f"{definition.label}: transposing with respect to {operand} (jax.grad, jax.vjp,"
+        f" jax.linear_transpose) needs {definition.label}.{how}"
     )
 
 
 def not_differentiable(call: Call, index: int) -> TypeError:
     return TypeError(
-        f"{call.binding.label}: not differentiable with respect to {call.operand(index)}, which"
+        f"{call.definition.label}: not differentiable with respect to {call.operand(index)}, which"
         " is declared nondiff. Use jax.lax.stop_gradient on it if it has no influence on what"
         " you differentiate"
     )
@@ -63,7 +63,7 @@ def not_differentiable(call: Call, index: int) -> TypeError:
 
 def not_linear(call: Call, index: int) -> TypeError:
     return TypeError(
-        f"{call.binding.label}: cannot be transposed with respect to {call.operand(index)}, in"
+        f"{call.definition.label}: cannot be transposed with respect to {call.operand(index)}, in"
         " which it is not declared linear. Declare it with bind(..., linear=...) if it is; to"
         " differentiate it use jax.vjp"
     )

@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 from jax.interpreters import ad
-
 from jaxbind import _identity, _jax, _missing
 from jaxbind._call import Call, core_struct, fill, loop_shape, unbroadcast
 from jaxbind._result import flatten
@@ -26,7 +25,7 @@ from jaxbind._rules import inline
 
 def bind(call: Call, operands: Sequence[Any]) -> list[Any]:
     """Apply ``call`` to operands whose loop dimensions are 1 or of the full size."""
-    if call.binding.inlined:
+    if call.definition.inlined:
         return inline(call, operands)
     return foreign_p.bind(*_jax.unify_varying(operands), call=call)
 
@@ -35,7 +34,7 @@ def bind(call: Call, operands: Sequence[Any]) -> list[Any]:
 
 
 def _abstract(*avals: Any, call: Call) -> list[Any]:
-    outputs = call.binding.outputs(call, [core_struct(a, call.loop) for a in avals])
+    outputs = call.definition.outputs(call, [core_struct(a, call.loop) for a in avals])
     loops = loop_shape([a.shape for a in avals], call.loop)
     return [_jax.result_aval(avals, loops + s.shape, s.dtype) for s in outputs.structs]
 
@@ -44,15 +43,15 @@ def _abstract(*avals: Any, call: Call) -> list[Any]:
 
 
 def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: Call) -> tuple[list, list]:
-    binding = call.binding
+    definition = call.definition
     results = bind(call, primals)
     total: list[Any] = [_jax.tangent_zero(r) for r in results]
-    if binding.traced is not None:  # a pushforward with a traced rule and a vjp rule
+    if definition.traced is not None:  # a pushforward with a traced rule and a vjp rule
         present = [ad.instantiate_zeros(t) for t in tangents]
         return results, jax.jvp(lambda *xs: inline(call, xs), tuple(primals), tuple(present))[1]
 
     nonzero = [type(t) is not ad.Zero for t in tangents]
-    kinds = binding.role.kinds(call, [jax.typeof(p) for p in primals])
+    kinds = definition.role.kinds(call, [jax.typeof(p) for p in primals])
     for group in dict.fromkeys(k for k, nz in zip(kinds, nonzero, strict=True) if nz):
         members = [kind == group for kind in kinds]
         if group is NONDIFF:
@@ -61,7 +60,7 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: Call) -> tupl
             given = [
                 t if m and nz else None for t, m, nz in zip(tangents, members, nonzero, strict=True)
             ]
-            pushed = binding.push_general(call, primals, given)
+            pushed = definition.push_general(call, primals, given)
             terms = fill([_has_tangent(z) for z in total], pushed)
         else:
             operands = [
@@ -95,12 +94,12 @@ def _transpose(cotangents: Sequence[Any], *operands: Any, call: Call) -> list[An
     if all(type(ct) is ad.Zero for ct in cotangents):
         return [ad.Zero(x.aval) if u else None for x, u in zip(operands, undefined, strict=True)]
     cts = [ad.instantiate_zeros(ct) if _has_tangent(ct) else None for ct in cotangents]
-    binding = call.binding
-    kinds = binding.role.kinds(call, [_aval(x) for x in operands])
+    definition = call.definition
+    kinds = definition.role.kinds(call, [_aval(x) for x in operands])
     groups = {k for k, u in zip(kinds, undefined, strict=True) if u}
     if len(groups) != 1 or groups & {GENERAL, NONDIFF}:
         raise _missing.not_linear(call, undefined.index(True))
-    members, results = binding.role.transpose(call, groups.pop(), operands, cts)
+    members, results = definition.role.transpose(call, groups.pop(), operands, cts)
     transposed: list[Any] = [None] * len(operands)
     for index, result in zip(members, results, strict=True):
         if undefined[index]:  # others in the group are zeros that JAX has made concrete
@@ -119,7 +118,7 @@ def _aval(operand: Any) -> Any:
 
 def _batch(operands: Sequence[Any], axes: Sequence[int | None], *, call: Call) -> tuple:
     """One more loop dimension, in front; of size 1 where the operand is not mapped."""
-    if call.binding.vmap_rule is not None:
+    if call.definition.vmap_rule is not None:
         return _batch_by_rule(operands, axes, call)
     stacked = [
         jax.lax.expand_dims(x, (0,)) if axis is None else _jax.move_batch_to_front(x, axis, 1)
@@ -130,7 +129,7 @@ def _batch(operands: Sequence[Any], axes: Sequence[int | None], *, call: Call) -
 
 
 def _batch_by_rule(operands: Sequence[Any], axes: Sequence[int | None], call: Call) -> tuple:
-    binding = call.binding
+    definition = call.definition
     assert call.loop == 0, "a vmap rule takes every loop dimension"
     size = next(x.shape[a] for x, a in zip(operands, axes, strict=True) if a is not None)
     moved = [
@@ -140,9 +139,9 @@ def _batch_by_rule(operands: Sequence[Any], axes: Sequence[int | None], call: Ca
     core = [
         core_struct(jax.typeof(x), axis is not None) for x, axis in zip(moved, axes, strict=True)
     ]
-    outputs = binding.outputs(call, core)
+    outputs = definition.outputs(call, core)
     batched = call.arguments([axis is not None for axis in axes])
-    result, out_batched = binding.vmap_rule(call, size, batched, call.arguments(moved))
+    result, out_batched = definition.vmap_rule(call, size, batched, call.arguments(moved))
     results = flatten(outputs.tree, outputs.kept, result)
     if isinstance(out_batched, bool):
         flags = [out_batched] * len(results)
@@ -152,7 +151,7 @@ def _batch_by_rule(operands: Sequence[Any], axes: Sequence[int | None], call: Ca
         wanted = ((size,) if flag else ()) + struct.shape
         if jax.numpy.shape(r) != wanted:
             raise TypeError(
-                f"{binding.label}: the rule of def_vmap returned shape {jax.numpy.shape(r)};"
+                f"{definition.label}: the rule of def_vmap returned shape {jax.numpy.shape(r)};"
                 f" wanted {wanted}, the mapped axis in front"
             )
     return results, [0 if flag else None for flag in flags]
@@ -162,16 +161,16 @@ def _batch_by_rule(operands: Sequence[Any], axes: Sequence[int | None], call: Ca
 
 
 def _lower(ctx: Any, *operands: Any, call: Call) -> Any:
-    binding = call.binding
-    if binding.traced is not None:
+    definition = call.definition
+    if definition.traced is not None:
         return _jax.lower_traced(lambda *xs: inline(call, xs))(ctx, *operands)
-    if binding.function is None:
+    if definition.function is None:
         raise _missing.no_jvp(call)
     core = [core_struct(a, call.loop) for a in ctx.avals_in]
     name, site, owner = _identity.describe(call, core)
     _jax.keep_until_compiled(ctx, owner)
     layouts = None
-    if binding.order == "F":
+    if definition.order == "F":
         given, made = (
             [_fortran(a, call.loop) for a in avals] for avals in (ctx.avals_in, ctx.avals_out)
         )
@@ -189,7 +188,7 @@ def _lower_elsewhere(ctx: Any, *operands: Any, call: Call) -> Any:
     del operands
     platforms = ", ".join(ctx.module_context.platforms)
     raise NotImplementedError(
-        f"{call.binding.label}: there is no implementation for platform {platforms}; jaxbind"
+        f"{call.definition.label}: there is no implementation for platform {platforms}; jaxbind"
         " calls functions on the CPU. Move the operands with"
         " jax.device_put(x, jax.devices('cpu')[0]), or run under"
         " jax.default_device(jax.devices('cpu')[0])"

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.tree_util import tree_structure, tree_unflatten
-
 from jaxbind._call import Outputs, PyTreeDef
 
 _LEAF = tree_structure(0)

@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
-
 from jaxbind import _dtypes
 from jaxbind._call import Call, Outputs, PyTreeDef, core_struct, fill, joined, masked, owners
 from jaxbind._shapes import Shapes
 
 if TYPE_CHECKING:
-    from jaxbind._binding import Binding
+    from jaxbind._definition import Definition
 
 #: kinds of operands: no derivative; by rule; anything else names a group of operands in
 #: which the function is jointly linear.
@@ -74,9 +73,9 @@ class Function:
     compute: np.dtype | None
     bare = False
 
-    def operand_name(self, binding: Binding, tree: PyTreeDef, index: int) -> str:
+    def operand_name(self, definition: Definition, tree: PyTreeDef, index: int) -> str:
         position, path = owners(tree)[index]
-        return f"argument {position} ({binding.argument_name(position)}{path})"
+        return f"argument {position} ({definition.argument_name(position)}{path})"
 
     def kind(self, position: int) -> Hashable | None:
         if position in self.nondiff:
@@ -101,11 +100,11 @@ class Function:
 
     def core_ranks(self, call: Call, ranks: Sequence[int]) -> list[int] | None:
         names = [call.operand(i) for i in range(len(ranks))]
-        return self.shapes.core_ranks(call.binding.label, ranks, names)
+        return self.shapes.core_ranks(call.definition.label, ranks, names)
 
     def check(self, call: Call, shapes: Sequence[Sequence[Any]]) -> None:
         names = [call.operand(i) for i in range(len(shapes))]
-        self.shapes.check(call.binding.label, shapes, names)
+        self.shapes.check(call.definition.label, shapes, names)
 
     def outputs(self, call: Call, structs: Sequence[Any]) -> Outputs:
         return self.shapes.outputs(call, structs)
@@ -113,9 +112,9 @@ class Function:
     def results(self, call: Call, ranks: Sequence[int]) -> tuple[PyTreeDef, list[int]]:
         return self.shapes.results(call, ranks)
 
-    def prepare(self, binding: Binding, args: tuple) -> tuple[tuple, Any]:
+    def prepare(self, definition: Definition, args: tuple) -> tuple[tuple, Any]:
         """Normalise the arguments of a direct call; returns them and ``Call.like``."""
-        del binding
+        del definition
         return args, None
 
     def transpose(
@@ -125,19 +124,19 @@ class Function:
 
         Returns the indices of its operands, and a cotangent for each.
         """
-        binding = call.binding
+        definition = call.definition
         structs = core_structs(call, operands)
         kinds = self.kinds(call, structs)
         members = [i for i, kind in enumerate(kinds) if kind == group]
         own = owners(call.tree)
         positions = tuple(sorted({own[i][0] for i in members}))
-        rule = binding.transpose_rule(group, call.operand(members[0]))
+        rule = definition.transpose_rule(group, call.operand(members[0]))
         children = call.tree.children()
         taken = [position in positions for position, _ in own]
         for index, t in enumerate(taken):
             if t and index not in members:
                 raise TypeError(
-                    f"{binding.label}: {call.operand(index)} is {structs[index].dtype.name}"
+                    f"{definition.label}: {call.operand(index)} is {structs[index].dtype.name}"
                     " inside an argument declared linear; make it an argument of its own"
                 )
         like = Like(
@@ -145,13 +144,13 @@ class Function:
             tuple(children[p] for p in positions),
             tuple(structs[i] for i in members),
         )
-        outputs = binding.outputs(call, structs)
+        outputs = definition.outputs(call, structs)
         cts_tree = masked(outputs.tree, spread(outputs, cts))
         rest = [child for p, child in enumerate(children) if p not in positions]
         transposed = Call(rule, call.static, joined(*rest, cts_tree), call.loop, like)
         others = [x for x, t in zip(operands, taken, strict=True) if not t]
         given = [ct for ct in cts if ct is not None]
-        return members, binding.bind(transposed, [*others, *given])
+        return members, definition.bind(transposed, [*others, *given])
 
 
 def spread(outputs: Outputs, cts: Sequence[Any]) -> tuple[bool, ...]:

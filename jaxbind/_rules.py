@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-
 from jaxbind import _dtypes
 from jaxbind._call import Call, Outputs, core_struct, over_loops, owners
 from jaxbind._parameters import Parameters
@@ -31,12 +30,12 @@ class TracedRule(Protocol):
 
 
 def inline(call: Call, operands: Sequence[Any]) -> list[Any]:
-    """Apply the traced rule of ``call.binding`` over all loop dimensions."""
-    binding = call.binding
-    outputs = binding.outputs(call, [core_struct(x, call.loop) for x in operands])
+    """Apply the traced rule of ``call.definition`` over all loop dimensions."""
+    definition = call.definition
+    outputs = definition.outputs(call, [core_struct(x, call.loop) for x in operands])
 
     def core(*leaves: Any) -> list[Any]:
-        return binding.traced(call, outputs, call.arguments(leaves))
+        return definition.traced(call, outputs, call.arguments(leaves))
 
     return over_loops(core, call.loop, operands)
 
@@ -73,7 +72,7 @@ class Partials:
 
     def __call__(self, call: Call, outputs: Outputs, args: tuple) -> list[Any]:
         primals, tangents = args
-        parent, tree = call.binding.parent, call.tree.children()[0]
+        parent, tree = call.definition.parent, call.tree.children()[0]
         totals: list[Any] = [None] * len(outputs.structs)
         for index, t in enumerate(tree.flatten_up_to(tangents)):
             if t is None:

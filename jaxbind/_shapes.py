@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import tree_flatten, tree_structure, tree_unflatten
-
 from jaxbind import _dtypes
 from jaxbind._call import Call, Outputs, PyTreeDef
 from jaxbind._parameters import Parameters
@@ -87,7 +86,7 @@ class FromSignature:
         core_shapes = signature.output_shapes(sizes)
         dtypes = self.dtypes or (self._promoted(call, structs),) * len(core_shapes)
         declared = [jax.ShapeDtypeStruct(*sd) for sd in zip(core_shapes, dtypes, strict=True)]
-        return make_outputs(call.binding.label, self.tree, declared, self.compute)
+        return make_outputs(call.definition.label, self.tree, declared, self.compute)
 
     @property
     def tree(self) -> PyTreeDef:
@@ -96,7 +95,7 @@ class FromSignature:
         return ARRAY if count == 1 else tree_structure((0,) * count)
 
     def _promoted(self, call: Call, structs: Structs) -> np.dtype:
-        kinds = call.binding.role.kinds(call, structs)
+        kinds = call.definition.role.kinds(call, structs)
         dtypes = [s.dtype for s, kind in zip(structs, kinds, strict=True) if kind is not None]
         dtypes = dtypes or [s.dtype for s in structs] or [np.dtype(float)]
         promoted = jnp.result_type(*dtypes)
@@ -125,7 +124,7 @@ class FromOut:
         raise AssertionError("all dimensions are core")
 
     def outputs(self, call: Call, structs: Structs) -> Outputs:
-        label = call.binding.label
+        label = call.definition.label
         if isinstance(self.out, str):
             result = _run_on_zeros(call, structs)
         elif callable(self.out):
@@ -144,7 +143,7 @@ class FromOut:
 
 
 def _run_on_zeros(call: Call, structs: Structs) -> Any:
-    binding = call.binding
+    binding = call.definition
     zeros = [
         np.zeros(s.shape, seen)
         for s, seen in zip(structs, binding.role.seen(call, structs), strict=True)
@@ -248,7 +247,7 @@ class FromUfunc(FromSignature):
             chosen = self.ufunc.resolve_dtypes(given + (None,) * self.ufunc.nout)
         except TypeError as error:
             raise TypeError(
-                f"{call.binding.label}: NumPy has no loop of this ufunc for operands of dtypes"
+                f"{call.definition.label}: NumPy has no loop of this ufunc for operands of dtypes"
                 f" {', '.join(d.name for d in given)}: {error}"
             ) from None
         exact = FromSignature(self.signature, chosen[len(given) :], None)

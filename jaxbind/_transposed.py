@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-
 from jaxbind import _dtypes
 from jaxbind._call import Call, Outputs, PyTreeDef, fill, joined, owners, present
 from jaxbind._roles import GENERAL, LINEAR, NONDIFF, Kinds, Like, core_structs
@@ -30,7 +29,7 @@ class Transposed:
         self.parent = parent
         self.group = group
 
-    def operand_name(self, binding: Any, tree: PyTreeDef, index: int) -> str:
+    def operand_name(self, definition: Any, tree: PyTreeDef, index: int) -> str:
         position, path = owners(tree)[index]
         last = len(tree.children()) - 1
         return f"argument {position} ({'cotangents' if position == last else 'operand'}{path})"
@@ -95,8 +94,8 @@ class Transposed:
         inputs = self.parent.role.shapes.signature.inputs
         return joined(*like.trees), [len(inputs[p]) for p in like.positions]
 
-    def prepare(self, binding: Any, args: tuple) -> tuple[tuple, Any]:
-        return args, _deduce_like(self.parent, binding, self.group, args)
+    def prepare(self, definition: Any, args: tuple) -> tuple[tuple, Any]:
+        return args, _deduce_like(self.parent, definition, self.group, args)
 
     def transpose(
         self, call: Call, group: Hashable, operands: Sequence[Any], cts: Sequence[Any]
@@ -131,7 +130,7 @@ class Transposed:
             leaves.extend(part)
         parent_call = Call(self.parent, call.static, joined(*trees), call.loop)
         if group == "cotangents":
-            results = call.binding.bind(parent_call, leaves)
+            results = call.definition.bind(parent_call, leaves)
             outputs = self.parent.outputs(parent_call, core_structs(parent_call, leaves))
             has = present(outputs.tree, children[-1])
             return members, [r for r, h in zip(results, has, strict=True) if h]
@@ -143,7 +142,7 @@ class Transposed:
         return members, results
 
 
-def _deduce_like(parent: Any, binding: Any, group: Hashable, args: tuple) -> Like:
+def _deduce_like(parent: Any, definition: Any, group: Hashable, args: tuple) -> Like:
     """For ``f.transpose(...)`` called directly: shapes of the arguments of f, by its signature.
 
     Raises:
@@ -151,7 +150,7 @@ def _deduce_like(parent: Any, binding: Any, group: Hashable, args: tuple) -> Lik
     """
     shapes = parent.role.shapes
     remedy = (
-        f"{binding.label}: called directly, the shape of the argument that was transposed is"
+        f"{definition.label}: called directly, the shape of the argument that was transposed is"
         f" known only where {parent.label} has a signature all of whose input dimensions"
         " stand in the other operands or results; use jax.linear_transpose"
         f"({parent.label}, jax.ShapeDtypeStruct(...)) instead"
@@ -168,7 +167,7 @@ def _deduce_like(parent: Any, binding: Any, group: Hashable, args: tuple) -> Lik
     others = [p for p in range(total) if p not in positions]
     if len(args) != len(others) + 1:
         raise TypeError(
-            f"{binding.label}: got {len(args)} arguments; it takes {len(others) + 1}: the"
+            f"{definition.label}: got {len(args)} arguments; it takes {len(others) + 1}: the"
             " arguments in which the function is not linear, then the cotangents"
         )
     cotangents = args[-1] if len(signature.outputs) > 1 else (args[-1],)

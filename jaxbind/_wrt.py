@@ -21,7 +21,7 @@ class Wrt(tuple):
     def of(cls, call: Call) -> Wrt:
         """What the call of a pullback wants."""
         tree = call.tree.children()[0]
-        return cls.from_operands(call.binding.parent, tree, call.like.operands)
+        return cls.from_operands(call.definition.parent, tree, call.like.operands)
 
     @classmethod
     def from_operands(cls, parent, tree, wanted: Sequence[bool]) -> Wrt:

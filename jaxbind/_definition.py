@@ -1,0 +1,289 @@
+"""`Definition`: what was bound, what was declared about it, and what follows.
+
+JAX's caches hold definitions, in the parameters of their programs. The callable `Binding` is
+another object, on which nothing here depends: when the user drops it, JAX's caches, which
+know it weakly, let go of the definition, and the function can be freed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import tree_flatten
+from jaxbind import _dtypes, _missing, _primitive
+from jaxbind._call import Call, Outputs, PyTreeDef, core_struct, joined, masked, over_loops
+from jaxbind._derivatives import Pullback, Pushforward
+from jaxbind._parameters import Parameters
+from jaxbind._roles import GENERAL, Function
+from jaxbind._static import Static
+from jaxbind._transposed import Transposed
+
+Role = Function | Pushforward | Pullback | Transposed
+
+
+class Definition:
+    """A function, or the derivative of one, with its role and its rules.
+
+    Attributes:
+      function: on NumPy arrays; ``None`` for a derivative that is traced or undeclared.
+      role: what it stands for, which says the shapes of its results and its transpose.
+      label: how errors call it.
+      parent: of a derivative, what it is the derivative of.
+      step: of a derivative, its name in programs behind the parent's: ``jvp``, ``vjp@2``.
+      parameters: what the function takes.
+      calling: how it is called (a rule may take fewer static parameters).
+      traced: a rule that is a JAX function.
+      vmap_rule: the rule of ``def_vmap``.
+      rules: the derivatives that were declared.
+    """
+
+    def __init__(
+        self,
+        function: Callable | None,
+        role: Role,
+        *,
+        label: str,
+        parent: Definition | None = None,
+        module: str = "",
+        qualname: str = "",
+        given_name: str | None = None,
+        step: str | None = None,
+        calling: Parameters | None = None,
+        traced: Any = None,
+        vectorized: bool = False,
+        order: str = "C",
+        compute_dtype: np.dtype | None = None,
+    ):
+        self.function: Any = function
+        self.role = role
+        self.label = label
+        self.module = module
+        self.qualname = qualname
+        self.given_name = given_name
+        self.private_name: str | None = None
+        self.step = step
+        self.parent: Any = parent
+        # what the function takes, and how the binding is called (a rule may take less)
+        self.parameters = Parameters.of(function or _nothing, rule=parent is not None)
+        self.calling = calling or self.parameters
+        self.traced = traced
+        self.vectorized = vectorized
+        self.order = order
+        self.compute_dtype = compute_dtype
+        self.vmap_rule: Any = None
+        self.rules: dict[Hashable, Definition] = {}
+        self._versions: dict[Hashable, int] = {}
+        self._outputs: dict[Any, Outputs] = {}
+
+    def __repr__(self) -> str:
+        return f"<Definition {self.label}>"
+
+    # Calling ------------------------------------------------------------------------------------
+
+    def apply(self, static: Static, *args: Any) -> Any:
+        """A call on traced or concrete operands, from its checks to its result."""
+        args, like = self.role.prepare(self, args)
+        leaves, tree = tree_flatten(args)
+        call = Call(self, static, tree, 0, like)
+        operands = self._checked(call, [jnp.asarray(leaf) for leaf in leaves])
+        call, operands = self._with_loops(call, operands)
+        if call.loop and self.vmap_rule is not None:
+            core = Call(self, static, tree, 0, like)
+            results = over_loops(lambda *xs: self.bind(core, xs), call.loop, operands)
+        else:
+            results = self.bind(call, operands)
+        structs = [core_struct(jax.typeof(x), call.loop) for x in operands]
+        result = self.outputs(call, structs).restore(results)
+        return result[0] if self.role.bare and len(result) == 1 else result
+
+    def _checked(self, call: Call, operands: list[Any]) -> list[Any]:
+        """Refuse dtypes that cannot cross; give Python numbers the precision of the others."""
+        strong = []
+        for index, x in enumerate(operands):
+            _dtypes.check(self.label, call.operand(index), x.dtype)
+            if _dtypes.is_inexact(x.dtype) and not jax.typeof(x).weak_type:
+                strong.append(x.dtype)
+        if not strong:
+            return operands
+        return [
+            x.astype(jnp.result_type(*strong, x))
+            if jax.typeof(x).weak_type and _dtypes.is_inexact(x.dtype)
+            else x
+            for x in operands
+        ]
+
+    def _with_loops(self, call: Call, operands: list[Any]) -> tuple[Call, list[Any]]:
+        """Broadcast like a gufunc: pad every operand with loop dimensions of size 1."""
+        ranks = self.role.core_ranks(call, [x.ndim for x in operands])
+        if ranks is None:
+            return call, operands
+        loops = [x.ndim - rank for x, rank in zip(operands, ranks, strict=True)]
+        self.role.check(call, [x.shape[k:] for x, k in zip(operands, loops, strict=True)])
+        loop = max(loops, default=0)
+        padded = [
+            jax.lax.expand_dims(x, range(loop - k)) if k < loop else x
+            for x, k in zip(operands, loops, strict=True)
+        ]
+        self._check_broadcast(call, padded, loops, loop)
+        return Call(self, call.static, call.tree, loop, call.like), padded
+
+    def _check_broadcast(
+        self, call: Call, operands: Sequence[Any], loops: Sequence[int], loop: int
+    ) -> None:
+        for axis in range(loop):
+            first = None
+            for index, x in enumerate(operands):
+                size = x.shape[axis]
+                if size == 1:
+                    continue
+                if first is None:
+                    first = index
+                elif size != operands[first].shape[axis]:
+                    shown = [
+                        f"{call.operand(i)} has {operands[i].shape[loop - loops[i] : loop]}"
+                        for i in (first, index)
+                    ]
+                    raise ValueError(
+                        f"{self.label}: loop dimensions do not broadcast: {shown[0]},"
+                        f" {shown[1]} in front of its core dimensions"
+                    )
+
+    def outputs(self, call: Call, structs: Sequence[Any]) -> Outputs:
+        """The results of one core call; the declaration is asked once per operand types."""
+        key = (
+            call.static,
+            call.tree,
+            call.like,
+            tuple((s.shape, s.dtype) for s in structs),
+            _dtypes.canonical(np.float64),
+        )
+        found = self._outputs.get(key)
+        if found is None:
+            found = self._outputs[key] = self.role.outputs(call, structs)
+        return found
+
+    @staticmethod
+    def bind(call: Call, operands: Sequence[Any]) -> list[Any]:
+        return _primitive.bind(call, operands)
+
+    def argument_name(self, position: int) -> str:
+        return self.calling.name(position) or f"operand {position}"
+
+    def operand_name(self, tree: PyTreeDef, index: int) -> str:
+        return self.role.operand_name(self, tree, index)
+
+    # Derivatives --------------------------------------------------------------------------------
+
+    def define(
+        self, key: Hashable, step: str, role: Role, function: Callable | None, traced: Any = None
+    ) -> Definition:
+        """Make (or replace) the derivative ``key``."""
+        self._versions[key] = version = self._versions.get(key, 0) + 1
+        definition = Definition(
+            function,
+            role,
+            label=f"{self.label}.{step}",
+            parent=self,
+            step=step if version == 1 else f"{step}@{version}",
+            calling=self._calling_of(role),
+            traced=traced,
+            vectorized=self.vectorized,
+            order=self.order,
+            compute_dtype=self.compute_dtype,
+        )
+        self.rules[key] = definition
+        return definition
+
+    @property
+    def inlined(self) -> bool:
+        """Whether a call is a JAX function that is put in its place."""
+        if self.traced is None:
+            return False
+        # A pushforward whose transpose was declared must stay one operation.
+        return not isinstance(self.role, Pushforward) or "vjp" not in self.role.parent.rules
+
+    def derivative(self, step: str) -> Definition | None:
+        """The derivative that a name in a program calls ``step``: ``jvp``, ``vjp@2``, ..."""
+        return next((rule for rule in self.rules.values() if rule.step == step), None)
+
+    def _calling_of(self, role: Role) -> Parameters:
+        """How a derivative is called: with our static parameters."""
+        if isinstance(role, (Pushforward, Pullback)):
+            names = ("primals", role.second)
+            return replace(
+                self.calling,
+                operands=names,
+                defaults={},
+                by_keyword=frozenset(names),
+                variadic=False,
+            )
+        if isinstance(role, Transposed):
+            return replace(
+                self.calling, operands=(), defaults={}, by_keyword=frozenset(), variadic=True
+            )
+        return self.calling
+
+    def undeclared_jvp(self) -> Definition:
+        """The pushforward of a function of which only the pullback was declared."""
+        found = self.rules.get("undeclared")
+        if found is None:
+            role = Pushforward(self)
+            found = self.rules["undeclared"] = Definition(
+                None,
+                role,
+                label=f"{self.label}.jvp",
+                parent=self,
+                step="jvp",
+                calling=self._calling_of(role),
+                compute_dtype=self.compute_dtype,
+            )
+        return found
+
+    def ever_traced(self) -> bool:
+        """Whether a program of JAX's may hold this definition, or its rules."""
+        return bool(self._outputs) or (self.parent is not None and self.parent.ever_traced())
+
+    # What the primitive asks --------------------------------------------------------------------
+
+    def push_general(
+        self, call: Call, primals: Sequence[Any], tangents: Sequence[Any]
+    ) -> list[Any]:
+        """Push tangents (``None``: zero) of the operands with a rule forward."""
+        rule = self.rules.get("jvp")
+        if rule is None:
+            if "vjp" not in self.rules:
+                index = next(i for i, t in enumerate(tangents) if t is not None)
+                raise _missing.no_rule(self, call, index)
+            rule = self.undeclared_jvp()
+        skip = rule.traced is not None and rule.traced.skips_zeros
+        kinds = self.role.kinds(call, [jax.typeof(p) for p in primals])
+        filled = [
+            None
+            if kind != GENERAL or (t is None and skip)
+            else (jnp.zeros_like(p) if t is None else t)
+            for kind, p, t in zip(kinds, primals, tangents, strict=True)
+        ]
+        tree = joined(call.tree, masked(call.tree, tuple(t is not None for t in filled)))
+        pushed = Call(rule, call.static, tree, call.loop, call.like)
+        return self.bind(pushed, [*primals, *(t for t in filled if t is not None)])
+
+    def vjp_rule(self, operand: str) -> Definition:
+        rule = self.rules.get("vjp")
+        if rule is None:
+            raise _missing.no_vjp(self.label, operand)
+        return rule
+
+    def transpose_rule(self, group: Hashable, operand: str) -> Definition:
+        rule = self.rules.get(("T", group))
+        if rule is None:
+            raise _missing.no_transpose(self, group, operand)
+        return rule
+
+
+def _nothing() -> None:
+    """Stands for the function of a derivative without one."""
