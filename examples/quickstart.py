@@ -29,7 +29,9 @@ def _(primals, cotangent):
 
 
 # Shapes computed by a function; static parameters are keyword-only; `out` is written in place.
-@jaxbind.bind(out=lambda x, *, factor: jax.ShapeDtypeStruct((factor * x.size,), x.dtype), linear=True)
+@jaxbind.bind(
+    out=lambda x, *, factor: jax.ShapeDtypeStruct((factor * x.size,), x.dtype), linear=True
+)
 def upsample(x, *, factor, out):
     out[...] = np.repeat(x, factor)
 

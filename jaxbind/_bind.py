@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
+
 from jaxbind import _dtypes, _signature
 from jaxbind._binding import Binding
 from jaxbind._definition import Definition

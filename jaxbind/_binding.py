@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.tree_util import tree_flatten
+
 from jaxbind import _identity, _jax
 from jaxbind._declare import Declarations
 from jaxbind._definition import Definition

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import tree_flatten_with_path, tree_structure, tree_unflatten
+
 from jaxbind import _jax
 from jaxbind._static import Static
 
@@ -101,7 +102,29 @@ def masked(tree: PyTreeDef, kept: tuple[bool, ...]) -> PyTreeDef:
 def present(full: PyTreeDef, partial: PyTreeDef) -> tuple[bool, ...]:
     """Which leaves of ``full`` the structure ``partial`` (`masked`) still has."""
     skeleton = tree_unflatten(partial, [0] * partial.num_leaves)
-    return tuple(leaf is not None for leaf in full.flatten_up_to(skeleton))
+    return tuple(leaf is not None for leaf in leaves_up_to(full, skeleton))
+
+
+@lru_cache(maxsize=4096)
+def masked_arguments(tree: PyTreeDef, kept: tuple[bool, ...]) -> PyTreeDef:
+    """`masked` for an argument tuple: ``None`` for a whole argument of which nothing is kept."""
+    flags = iter(kept)
+    children = []
+    for child in tree.children():
+        own = tuple(next(flags) for _ in range(child.num_leaves))
+        children.append(tree_structure(None) if own and not any(own) else masked(child, own))
+    return joined(*children)
+
+
+def leaves_up_to(tree: PyTreeDef, value: Any) -> list[Any]:
+    """The leaves of ``value``, where ``None`` may stand for all of an item of a tuple."""
+    node = tree.node_data()
+    if node is None or node[0] is not tuple or not isinstance(value, (tuple, list)):
+        return tree.flatten_up_to(value)
+    leaves: list[Any] = []
+    for child, item in zip(tree.children(), value, strict=True):
+        leaves += [None] * child.num_leaves if item is None else leaves_up_to(child, item)
+    return leaves
 
 
 @lru_cache(maxsize=4096)

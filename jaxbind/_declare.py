@@ -80,7 +80,10 @@ class Declarations:
         if rule is None:
             return partial(self.def_jvp, traced=traced)
         if isinstance(rule, str):
-            rule, traced = _derive.named_jvp(self._own(), rule), True
+            made = _derive.named_jvp(self._own(), rule)
+            traced_rule = Traced(made, f"{self._label}.jvp", transposable=rule == "from-vjp")
+            self._define("jvp", "jvp", Pushforward(self.definition), None, traced_rule)
+            return made
         return self._declare("jvp", "jvp", Pushforward(self.definition), rule, traced)
 
     def def_vjp(self, rule: Any = None, *, traced: bool = False) -> Any:

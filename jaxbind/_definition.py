@@ -15,8 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import tree_flatten
+
 from jaxbind import _dtypes, _missing, _primitive
-from jaxbind._call import Call, Outputs, PyTreeDef, core_struct, joined, masked, over_loops
+from jaxbind._call import (
+    Call,
+    Outputs,
+    PyTreeDef,
+    core_struct,
+    joined,
+    masked_arguments,
+    over_loops,
+)
 from jaxbind._derivatives import Pullback, Pushforward
 from jaxbind._parameters import Parameters
 from jaxbind._roles import GENERAL, Function
@@ -24,6 +33,9 @@ from jaxbind._static import Static
 from jaxbind._transposed import Transposed
 
 Role = Function | Pushforward | Pullback | Transposed
+
+#: the key of a pushforward that nobody declared, but which JAX transposes
+UNDECLARED = "undeclared jvp"
 
 
 class Definition:
@@ -98,8 +110,7 @@ class Definition:
         else:
             results = self.bind(call, operands)
         structs = [core_struct(jax.typeof(x), call.loop) for x in operands]
-        result = self.outputs(call, structs).restore(results)
-        return result[0] if self.role.bare and len(result) == 1 else result
+        return self.outputs(call, structs).restore(results)
 
     def _checked(self, call: Call, operands: list[Any]) -> list[Any]:
         """Refuse dtypes that cannot cross; give Python numbers the precision of the others."""
@@ -196,6 +207,9 @@ class Definition:
             order=self.order,
             compute_dtype=self.compute_dtype,
         )
+        if key == "jvp" and UNDECLARED in self.rules:
+            # rules for second derivatives may have come before the first
+            definition.rules.update(self.rules.pop(UNDECLARED).rules)
         self.rules[key] = definition
         return definition
 
@@ -204,12 +218,16 @@ class Definition:
         """Whether a call is a JAX function that is put in its place."""
         if self.traced is None:
             return False
-        # A pushforward whose transpose was declared must stay one operation.
-        return not isinstance(self.role, Pushforward) or "vjp" not in self.role.parent.rules
+        # A pushforward whose transpose was declared, or which JAX cannot transpose, must stay
+        # one operation.
+        if isinstance(self.role, Pushforward):
+            return "vjp" not in self.role.parent.rules and self.traced.transposable
+        return True
 
     def derivative(self, step: str) -> Definition | None:
         """The derivative that a name in a program calls ``step``: ``jvp``, ``vjp@2``, ..."""
-        return next((rule for rule in self.rules.values() if rule.step == step), None)
+        declared = (rule for key, rule in self.rules.items() if key != UNDECLARED)
+        return next((rule for rule in declared if rule.step == step), None)
 
     def _calling_of(self, role: Role) -> Parameters:
         """How a derivative is called: with our static parameters."""
@@ -230,10 +248,10 @@ class Definition:
 
     def undeclared_jvp(self) -> Definition:
         """The pushforward of a function of which only the pullback was declared."""
-        found = self.rules.get("undeclared")
+        found = self.rules.get(UNDECLARED)
         if found is None:
             role = Pushforward(self)
-            found = self.rules["undeclared"] = Definition(
+            found = self.rules[UNDECLARED] = Definition(
                 None,
                 role,
                 label=f"{self.label}.jvp",
@@ -268,7 +286,7 @@ class Definition:
             else (jnp.zeros_like(p) if t is None else t)
             for kind, p, t in zip(kinds, primals, tangents, strict=True)
         ]
-        tree = joined(call.tree, masked(call.tree, tuple(t is not None for t in filled)))
+        tree = joined(call.tree, masked_arguments(call.tree, tuple(t is not None for t in filled)))
         pushed = Call(rule, call.static, tree, call.loop, call.like)
         return self.bind(pushed, [*primals, *(t for t in filled if t is not None)])
 

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.interpreters import ad
 from jax.tree_util import tree_flatten, tree_unflatten
+
 from jaxbind import _dtypes
-from jaxbind._call import Call, Outputs, PyTreeDef, fill, joined, masked, present
+from jaxbind._call import Call, Outputs, PyTreeDef, fill, joined, leaves_up_to, masked, present
 from jaxbind._roles import (
     GENERAL,
     LINEAR,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 class _Derived:
     """What the roles of derivatives share."""
 
-    bare = False
+    bare = False  # a tuple with an entry per argument, or the structure of the result
 
     def __init__(self, parent: Any):
         self.parent = parent
@@ -223,10 +224,4 @@ def _leafwise(definition: Any, tree: PyTreeDef, tangents: tuple) -> list[Any]:
             f"{definition.label}: got {len(tangents)} tangents for {len(children)} primals; give"
             " one per positional argument, None where there is none"
         )
-    leaves: list[Any] = []
-    for child, tangent in zip(children, tangents, strict=True):
-        if tangent is None:
-            leaves.extend([None] * child.num_leaves)
-        else:
-            leaves.extend(child.flatten_up_to(tangent))
-    return leaves
+    return leaves_up_to(tree, tangents)

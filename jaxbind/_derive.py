@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import tree_flatten, tree_map, tree_structure, tree_unflatten
+
 from jaxbind import _dtypes
-from jaxbind._call import Call, Outputs, PyTreeDef
+from jaxbind._call import Call, Outputs, PyTreeDef, leaves_up_to
 from jaxbind._roles import differentiable
 
 
@@ -95,7 +96,7 @@ def _finite_difference(binding: Any) -> Callable:
             p
             for p, t in zip(
                 jax.tree.leaves(primals),
-                jax.tree.leaves(tangents, is_leaf=_is_none),
+                leaves_up_to(tree_structure(primals), tangents),
                 strict=True,
             )
             if t is not None
@@ -158,14 +159,15 @@ def _from_vjp(binding: Any) -> Callable:
             terms = [
                 jnp.sum(c * t)
                 for c, t in zip(
-                    jax.tree.leaves(pulled, is_leaf=_is_none),
-                    jax.tree.leaves(tangents, is_leaf=_is_none),
+                    leaves_up_to(operands, pulled),
+                    leaves_up_to(operands, tangents),
                     strict=True,
                 )
                 if c is not None and t is not None
             ]
             return sum(terms[1:], start=terms[0])
 
+        operands = tree_structure(primals)
         structs = [leaf for leaf, k in zip(leaves, kept, strict=True) if k]
         pushed = iter(_per_element(dot, structs))
         return tree_unflatten(tree, [next(pushed) if k else None for k in kept])
@@ -227,6 +229,8 @@ class JacobianShapes:
 
     parent: Any
 
+    bare = True
+
     def _inner(self, call: Call) -> Call:
         return Call(self.parent, call.static, call.tree)
 
@@ -242,6 +246,8 @@ class JacobianShapes:
 
     def _tree(self, call: Call, results: PyTreeDef) -> PyTreeDef:
         skeleton = tree_unflatten(call.tree, [0] * call.tree.num_leaves)
+        if len(skeleton) == 1:
+            (skeleton,) = skeleton
         return tree_structure(tree_unflatten(results, [skeleton] * results.num_leaves))
 
     def outputs(self, call: Call, structs: Sequence[Any]) -> Outputs:

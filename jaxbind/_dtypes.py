@@ -52,13 +52,14 @@ def check(label: str, what: str, dtype: Any) -> None:
     """
     if dtype in _ACCEPTED:
         return
+    name = "float0" if dtype == jax.dtypes.float0 else getattr(dtype, "name", str(dtype))
     remedy = "convert it with .astype(...) first"
     if jnp.issubdtype(dtype, jax.dtypes.extended):
         remedy = "pass jax.random.key_data(key) instead of a typed key"
     elif dtype == jax.dtypes.float0:
         remedy = "it is the tangent of an integer and carries no data; leave it out"
     raise TypeError(
-        f"{label}: {what} has dtype {getattr(dtype, 'name', dtype)}, which cannot cross to a"
+        f"{label}: {what} has dtype {name}, which cannot cross to a"
         " foreign function. Accepted: bool, int8 to int64, uint8 to uint64, float16, bfloat16,"
         " float32, float64, complex64, complex128, and the float8 kinds (sub-byte types are"
         f" packed in XLA's memory). Remedy: {remedy}"

@@ -35,10 +35,18 @@ def message(
         where += f"\n  in iteration {iteration} of {iterations} over its loop dimensions"
     if isinstance(error, ContractError):
         return INVALID_ARGUMENT, f"{label} {error}{where}"
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    shown = _text(error)
+    text = f"{type(error).__name__}: {shown}" if shown else type(error).__name__
     head = f"{text}\n  raised in {label}{where}{_hint(error)}"
     code = INTERNAL if isinstance(error, Exception) else CANCELLED
     return code, f"{head}\n{_user_traceback(error)}"
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "<unprintable>"
 
 
 def _short(name: str) -> str:
@@ -47,7 +55,7 @@ def _short(name: str) -> str:
 
 
 def _hint(error: BaseException) -> str:
-    if isinstance(error, ValueError) and "read-only" in str(error):
+    if isinstance(error, ValueError) and "read-only" in _text(error):
         return (
             "\n  operands are read-only views of JAX's memory; work on a copy (x = x.copy()), or"
             " write the result into the parameter `out`"

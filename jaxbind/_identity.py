@@ -22,6 +22,7 @@ from weakref import WeakValueDictionary
 import jax
 import numpy as np
 from jax.tree_util import tree_structure, tree_unflatten
+
 from jaxbind import _pycall
 from jaxbind._call import Call, PyTreeDef
 from jaxbind._static import Static
@@ -247,7 +248,7 @@ def open_site(name: str, text: str) -> Any:
         fortran=definition.order == "F",
         tree=site.tree,
         result=site.result,
-        bare_out=definition.role.bare,
+        unwrap=definition.role.bare,
         kept=site.kept,
         seen=[None if d is None else np.dtype(d) for d in site.seen],
         declared=[None if d is None else np.dtype(d) for d in site.declared],

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+
 from jaxbind._binding import Binding
 from jaxbind._definition import Definition
 from jaxbind._roles import Function

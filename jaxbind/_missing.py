@@ -13,11 +13,13 @@ if TYPE_CHECKING:
 
 def no_rule(definition: Definition, call: Call, index: int) -> TypeError:
     label = definition.label
+    others = f" or {label}.def_jvp('finite-difference')"
+    if definition.parent is None:
+        others = f" {label}.def_partials(...) for an elementwise function,{others}"
     return TypeError(
         f"{label}: no derivative with respect to {call.operand(index)}: give"
         f" {label}.def_vjp(rule) for reverse mode (jax.grad), {label}.def_jvp(rule)"
-        f" for forward mode (jax.jvp), {label}.def_partials(...) for an elementwise"
-        f" function, or {label}.def_jvp('finite-difference')"
+        f" for forward mode (jax.jvp),{others}"
     )
 
 

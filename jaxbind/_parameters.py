@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from jaxbind import _jax
 from jaxbind._static import NO_STATIC, Static
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -51,7 +53,9 @@ class Parameters:
         operands, defaults, by_keyword, static = [], {}, [], {}
         variadic = any_static = wants_out = wants_wrt = False
         for p in parameters:
-            if p.name == "out" and p.kind is not p.VAR_POSITIONAL and p.kind is not p.VAR_KEYWORD:
+            if p.name == "loop" and getattr(function, "takes_loop", False):
+                continue  # set by us for each call site (see `_legacy`)
+            elif p.name == "out" and p.kind is not p.VAR_POSITIONAL and p.kind is not p.VAR_KEYWORD:
                 wants_out = True
             elif rule and p.name == "wrt" and p.kind is p.KEYWORD_ONLY:
                 wants_wrt = True
@@ -154,10 +158,17 @@ def hashable(label: str, values: Mapping[str, Any]) -> Static:
                 Static({name: value})
             except TypeError:
                 kind = type(value).__name__
+                remedy = (
+                    "Pass a tuple instead of a list or an array, or make it a positional operand"
+                )
+                if _jax.is_tracer(value):
+                    remedy = (
+                        "It is traced by the jax.jit around the call: name it in"
+                        f" jax.jit(..., static_argnames={name!r}), or make it a positional operand"
+                    )
                 raise TypeError(
                     f"{label}: static parameter {name}={_short(value)} is unhashable ({kind});"
-                    " static parameters are part of the compiled program. Pass a tuple instead"
-                    " of a list or an array, or make it a positional operand"
+                    f" static parameters are part of the compiled program. {remedy}"
                 ) from None
         raise
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 from jax.interpreters import ad
+
 from jaxbind import _identity, _jax, _missing
 from jaxbind._call import Call, core_struct, fill, loop_shape, unbroadcast
 from jaxbind._result import flatten

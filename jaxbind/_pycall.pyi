@@ -17,7 +17,7 @@ class CallSite:
         fortran: bool,
         tree: Any,
         result: Any,
-        bare_out: bool,
+        unwrap: bool,
         kept: tuple[bool, ...],
         seen: list[np.dtype | None],
         declared: list[np.dtype | None],

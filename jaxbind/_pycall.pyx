@@ -330,7 +330,7 @@ cdef class CallSite:
     cdef list names, seen, declared, keyword_values
     cdef tuple kept, keyword_names
     cdef dict keywords
-    cdef bint wants_out, vectorized, fortran, all_kept, single_out
+    cdef bint wants_out, vectorized, fortran, all_kept, unwrap
     cdef int loop
     cdef Shape arguments, results
     cdef Layout layout
@@ -339,7 +339,7 @@ cdef class CallSite:
 
     def __init__(
         self, *, function, str label, list names, dict keywords, bint wants_out, int loop,
-        bint vectorized, bint fortran, tree, result, bint bare_out, tuple kept, list seen,
+        bint vectorized, bint fortran, tree, result, bint unwrap, tuple kept, list seen,
         list declared,
     ):
         self.function = function
@@ -369,8 +369,7 @@ cdef class CallSite:
             self.results = FLAT
         else:
             self.results = NESTED
-        self.single_out = self.all_kept and (
-            self.results == SINGLE or (bare_out and self.results == FLAT and leaves == 1))
+        self.unwrap = unwrap and self.results == SINGLE
 
     cdef JB_Error* run(self, JB_CallFrame* frame) noexcept:
         """Execute one call; every exception becomes an XLA error here, and only here."""
@@ -474,7 +473,7 @@ cdef class CallSite:
         """Call the function once, on the views as they point now, and store what it returns."""
         cdef int i, n = layout.operands
         cdef object value
-        if self.arguments == FLAT and (self.single_out or not self.wants_out):
+        if self.arguments == FLAT and (self.results == SINGLE or not self.wants_out):
             for i in range(len(self.keyword_values)):
                 views.argv[1 + n + i] = <PyObject*>self.keyword_values[i]
             if self.wants_out:
@@ -489,7 +488,7 @@ cdef class CallSite:
             value = self.call_nested(views)
         if not self.wants_out:
             self.store(layout, views, value)
-        elif value is not None and not (self.single_out and <PyObject*>value == views.items[n]):
+        elif value is not None and not (self.results == SINGLE and <PyObject*>value == views.items[n]):
             raise _errors.returned_with_out(_result.describe(value))
         return 0
 
@@ -497,7 +496,7 @@ cdef class CallSite:
         cdef int n = views.layout.operands
         cdef list operands = views.arrays[:n]
         keywords = self.keywords
-        if self.single_out and self.wants_out:
+        if self.wants_out and self.results == SINGLE:
             keywords = {**keywords, "out": views.arrays[n]}
         elif self.wants_out:
             outs = iter(views.arrays[n:])
@@ -520,9 +519,14 @@ cdef class CallSite:
     cdef int store(self, Layout layout, Views views, value) except -1:
         cdef int i, count = layout.count - layout.operands
         if self.results == SINGLE and self.all_kept:
+            if self.unwrap and type(value) in (tuple, list) and len(value) == 1:
+                value = value[0]
             self.store_one(layout, views, 0, value)
             return 0
-        if self.results == FLAT and self.all_kept and type(value) is tuple and len(value) == count:
+        if (
+            self.results == FLAT and self.all_kept and type(value) is tuple
+            and len(value) == count and not has_none(value)
+        ):
             leaves = value
         else:
             try:
@@ -606,6 +610,13 @@ cdef class CallSite:
             return make_error(frame, code, encoded)
         except BaseException:
             return make_error(frame, 13, b"jaxbind: a call failed, and so did describing why")
+
+
+cdef bint has_none(tuple values):
+    for value in values:
+        if value is None:
+            return True
+    return False
 
 
 cdef bint same_shape(array, view) noexcept:

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.tree_util import tree_structure, tree_unflatten
-from jaxbind._call import Outputs, PyTreeDef
+
+from jaxbind._call import Outputs, PyTreeDef, leaves_up_to
 
 _LEAF = tree_structure(0)
 
@@ -41,27 +42,11 @@ def flatten(tree: PyTreeDef, kept: Sequence[bool], result: Any) -> list[Any]:
 
 
 def _flatten_up_to(tree: PyTreeDef, result: Any) -> list[Any] | None:
-    children = tree.children()
-    container = tree.node_data()[0] if children and tree.node_data() else None
-    if container is tuple:
-        if len(children) == 1 and not (isinstance(result, (tuple, list)) and len(result) == 1):
-            result = (result,)
-        if not isinstance(result, (tuple, list)) or len(result) != len(children):
-            return None
-        leaves: list[Any] = []
-        for child, item in zip(children, result, strict=True):
-            if item is None:
-                part: list[Any] | None = [None] * child.num_leaves
-            elif child == _LEAF:
-                part = [item]
-            else:
-                part = _flatten_up_to(child, item)
-            if part is None:
-                return None
-            leaves.extend(part)
-        return leaves
+    single = tree.node_data()[0] is tuple and len(tree.children()) == 1
+    if single and not (isinstance(result, (tuple, list)) and len(result) == 1):
+        result = (result,)
     try:
-        return tree.flatten_up_to(result)
+        return leaves_up_to(tree, result)
     except ValueError:
         return None
 

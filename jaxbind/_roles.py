@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
+
 from jaxbind import _dtypes
 from jaxbind._call import Call, Outputs, PyTreeDef, core_struct, fill, joined, masked, owners
 from jaxbind._shapes import Shapes
@@ -71,7 +72,11 @@ class Function:
     multilinear: frozenset[int]
     nondiff: frozenset[int]
     compute: np.dtype | None
-    bare = False
+
+    @property
+    def bare(self) -> bool:
+        """Whether a tuple of one may be returned for a single result."""
+        return getattr(self.shapes, "bare", False)
 
     def operand_name(self, definition: Definition, tree: PyTreeDef, index: int) -> str:
         position, path = owners(tree)[index]

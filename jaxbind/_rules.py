@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+
 from jaxbind import _dtypes
-from jaxbind._call import Call, Outputs, core_struct, over_loops, owners
+from jaxbind._call import Call, Outputs, core_struct, leaves_up_to, over_loops, owners
 from jaxbind._parameters import Parameters
 from jaxbind._result import conform, flatten
 from jaxbind._wrt import Wrt
@@ -25,6 +26,8 @@ class TracedRule(Protocol):
     function: Any
     #: whether zero tangents are left out (``None``) rather than made into arrays
     skips_zeros: bool
+    #: whether JAX can transpose it: numerical derivatives are no linear programs
+    transposable: bool
 
     def __call__(self, call: Call, outputs: Outputs, args: tuple) -> list[Any]: ...
 
@@ -45,16 +48,20 @@ class Traced:
 
     skips_zeros = False
 
-    def __init__(self, function: Callable, label: str):
+    def __init__(self, function: Callable, label: str, transposable: bool = True):
         self.function = function
         self.label = label
+        self.transposable = transposable
         self.parameters = Parameters.of(function, rule=True)
 
     def __call__(self, call: Call, outputs: Outputs, args: tuple) -> list[Any]:
         static = self.parameters.accepted(call.static.values)
         if self.parameters.wants_wrt:
             static["wrt"] = Wrt.of(call)
-        return conform(self.label, outputs, self.function(*args, **static))
+        result = self.function(*args, **static)
+        if call.definition.role.bare and isinstance(result, (tuple, list)) and len(result) == 1:
+            (result,) = result
+        return conform(self.label, outputs, result)
 
 
 class Partials:
@@ -64,6 +71,7 @@ class Partials:
     """
 
     skips_zeros = True
+    transposable = True
 
     def __init__(self, functions: Sequence[Callable | None], label: str):
         self.functions = tuple(functions)
@@ -74,7 +82,7 @@ class Partials:
         primals, tangents = args
         parent, tree = call.definition.parent, call.tree.children()[0]
         totals: list[Any] = [None] * len(outputs.structs)
-        for index, t in enumerate(tree.flatten_up_to(tangents)):
+        for index, t in enumerate(leaves_up_to(tree, tangents)):
             if t is None:
                 continue
             name = parent.operand_name(tree, index)
@@ -107,6 +115,7 @@ class Jacobians:
     """
 
     skips_zeros = True
+    transposable = True
 
     def __init__(self, function: Callable, label: str):
         self.function = function
@@ -116,7 +125,7 @@ class Jacobians:
     def __call__(self, call: Call, outputs: Outputs, args: tuple) -> list[Any]:
         primals, packed_tangents = args
         tree = call.tree.children()[0]
-        tangents = tree.flatten_up_to(packed_tangents)
+        tangents = leaves_up_to(tree, packed_tangents)
         static = self.parameters.accepted(call.static.values)
         packed = self.parameters.operands == ("primals",)
         result = self.function(*((primals,) if packed else primals), **static)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import tree_flatten, tree_structure, tree_unflatten
+
 from jaxbind import _dtypes
 from jaxbind._call import Call, Outputs, PyTreeDef
 from jaxbind._parameters import Parameters
@@ -49,7 +50,7 @@ class FromSignature:
     compute: np.dtype | None
 
     def core_ranks(self, label: str, ranks: Sequence[int], names: Sequence[str]) -> list[int]:
-        self._check_count(label, len(ranks))
+        self._check_count(label, names)
         resolved = self.signature.without_missing(ranks)
         for core, rank, name in zip(resolved.inputs, ranks, names, strict=True):
             if rank < len(core):
@@ -60,12 +61,17 @@ class FromSignature:
                 )
         return [len(core) for core in resolved.inputs]
 
-    def _check_count(self, label: str, count: int) -> None:
-        wanted = len(self.signature.inputs)
+    def _check_count(self, label: str, names: Sequence[str]) -> None:
+        count, wanted = len(names), len(self.signature.inputs)
         if count != wanted:
+            inside = next((n for n in names if n.endswith("])")), None)
+            hint = (
+                f". {inside} is an item of a list, tuple or dict, each of which is an operand of"
+                " its own: pass jnp.asarray(...) for one array"
+            )
             raise TypeError(
                 f"{label}: got {count} operand array{'s' * (count != 1)}; the signature"
-                f" {self.signature} has {wanted}"
+                f" {self.signature} has {wanted}{hint if inside else ''}"
             )
 
     def results(self, call: Call, ranks: Sequence[int]) -> tuple[PyTreeDef, list[int]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 from jaxbind import _dtypes
 from jaxbind._call import Call, Outputs, PyTreeDef, fill, joined, owners, present
 from jaxbind._roles import GENERAL, LINEAR, NONDIFF, Kinds, Like, core_structs
@@ -85,14 +86,14 @@ class Transposed:
         assert isinstance(like, Like)
         compute = self.parent.compute_dtype
         declared = tuple(_dtypes.computing(np.dtype(s.dtype), compute) for s in like.structs)
-        return Outputs(joined(*like.trees), (True,) * len(declared), like.structs, declared)
+        return Outputs(_group_tree(like), (True,) * len(declared), like.structs, declared)
 
     def results(self, call: Call, ranks: Sequence[int]) -> tuple[PyTreeDef, list[int]]:
         del ranks
         like = call.like
         assert isinstance(like, Like) and isinstance(self.parent.role.shapes, FromSignature)
         inputs = self.parent.role.shapes.signature.inputs
-        return joined(*like.trees), [len(inputs[p]) for p in like.positions]
+        return _group_tree(like), [len(inputs[p]) for p in like.positions]
 
     def prepare(self, definition: Any, args: tuple) -> tuple[tuple, Any]:
         return args, _deduce_like(self.parent, definition, self.group, args)
@@ -140,6 +141,11 @@ class Transposed:
         aligned = [ct for ct, k in zip(full, outputs.kept, strict=True) if k]
         _, results = self.parent.role.transpose(parent_call, group, leaves, aligned)
         return members, results
+
+
+def _group_tree(like: Like) -> PyTreeDef:
+    """The structure of the cotangents: that of the argument, or a tuple of several."""
+    return like.trees[0] if len(like.trees) == 1 else joined(*like.trees)
 
 
 def _deduce_like(parent: Any, definition: Any, group: Hashable, args: tuple) -> Like:
