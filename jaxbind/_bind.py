@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -131,9 +132,11 @@ def _bind(
         compute,
     )
     _check_linearity(label, role)
+    signature_inputs = getattr(getattr(shapes, "signature", None), "inputs", ())
     definition = Definition(
         function,
         role,
+        calling=replace(parameters, fill=len(signature_inputs)),
         label=label,
         module=getattr(function, "__module__", None) or "",
         qualname=getattr(function, "__qualname__", None) or "",

@@ -22,13 +22,14 @@ class Parameters:
 
     Attributes:
       operands: names of the positional parameters.
-      defaults: default values among them.
+      defaults: default values among them; one that is not given is left to the function.
       by_keyword: those that a caller may also name.
       variadic: whether there is ``*args`` (or the parameters cannot be inspected).
       static: names and defaults of the keyword-only parameters.
       any_static: whether there is ``**kwargs``.
       wants_out: whether a parameter is called ``out``.
       wants_wrt: whether a keyword-only parameter is called ``wrt``.
+      fill: so many operands there must be (by the signature): defaults fill them up.
     """
 
     operands: tuple[str, ...]
@@ -39,6 +40,7 @@ class Parameters:
     any_static: bool
     wants_out: bool
     wants_wrt: bool = False
+    fill: int = 0
 
     @classmethod
     def of(cls, function: Callable, *, rule: bool = False) -> Parameters:
@@ -120,16 +122,19 @@ class Parameters:
         for name in self.operands[len(args) :]:
             if name in by_name:
                 values.append(by_name.pop(name))
-            elif name in self.defaults:
+            elif name in self.defaults and (by_name or len(values) < self.fill):
                 values.append(self.defaults[name])
             else:
                 break
         if by_name:
             name = next(iter(by_name))
             raise TypeError(f"{label}: got two values for argument {name}, or one out of order")
-        least = len(self.operands)
-        if len(values) < least or (len(values) > least and not self.variadic):
-            wanted = f"{'at least ' if self.variadic else ''}{least}"
+        most = len(self.operands)
+        least = most - len(self.defaults)
+        if len(values) < least or (len(values) > most and not self.variadic):
+            wanted = f"at least {least}" if self.variadic else f"{most}"
+            if not self.variadic and least < most:
+                wanted = f"{least} to {most}"
             names = f" ({', '.join(self.operands)})" if self.operands else ""
             raise TypeError(
                 f"{label}: got {len(args)} positional argument{'s' * (len(args) != 1)};"
