@@ -1,4 +1,4 @@
-"""The first page of the documentation as a program: bind, differentiate, map, compile."""
+"""Bind, differentiate, map, compile: what jaxbind does, on one page."""
 
 import jax
 import jax.numpy as jnp

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def no_rule(definition: Definition, call: Call, index: int) -> TypeError:
     label = definition.label
-    others = f" or {label}.def_jvp('finite-difference')"
+    others = f" or {label}.def_jvp('finite-difference') and {label}.def_vjp('from-jvp')"
     if definition.parent is None:
         others = f" {label}.def_partials(...) for an elementwise function,{others}"
     return TypeError(

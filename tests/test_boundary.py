@@ -277,12 +277,11 @@ def test_callables_of_all_kinds_are_not_confused(x64):
     made += [
         jaxbind.bind(functools.partial(lambda k, v: k * v, float(k)), "()->()") for k in range(3)
     ]
-    made += [
-        jaxbind.bind(lambda v, k=k: k * v, "()->()")
-        if False
-        else jaxbind.bind((lambda k: lambda v: k * v)(float(k)), "()->()")
-        for k in range(3)
-    ]
+
+    def closure(factor):
+        return lambda v: factor * v
+
+    made += [jaxbind.bind(closure(float(k)), "()->()") for k in range(3)]
     together = jax.jit(lambda v: [f(v) for f in made])
     assert [float(r) for r in together(2.0)] == [0.0, 2.0, 4.0] * 4
     assert jaxbind.bind(operator.mul, "(),()->()")(2.0, 3.0) == 6.0
@@ -312,12 +311,22 @@ def test_defaults_and_operands_by_name(x64):
     assert f(1.0, 2.0) == -19.0 and f(1.0, 2.0, 3.0) == -5.0
     assert f(b=2.0, a=1.0, c=1.0) == -1.0 and f(1.0, c=1.0, b=3.0) == -2.0
     assert jax.jit(f)(1.0, b=2.0) == -19.0
+    # beyond the signature, defaults are left to the function
+    np.testing.assert_allclose(jaxbind.bind(np.fft.fft, "(n)->(n)")(np.ones(3) + 0j), [3, 0, 0])
     nothing = jaxbind.bind(out=jax.ShapeDtypeStruct((2,), float))(lambda: np.ones(2))
     np.testing.assert_array_equal(jax.jit(nothing)(), [1, 1])
 
 
-@pytest.mark.parametrize("ufunc, nin", [(scipy.special.jv, 2), (np.hypot, 2), (scipy.special.sici, 1),
-                                        (np.divmod, 2), (scipy.special.erfcx, 1)])  # fmt: skip
+UFUNCS = [
+    (scipy.special.jv, 2),
+    (np.hypot, 2),
+    (scipy.special.sici, 1),
+    (np.divmod, 2),
+    (scipy.special.erfcx, 1),
+]
+
+
+@pytest.mark.parametrize("ufunc, nin", UFUNCS)
 def test_ufuncs(ufunc, nin, both_x64):
     rng = np.random.default_rng(0)
     args = [rng.uniform(0.5, 3, (4, 1)), rng.uniform(0.5, 3, 5)][:nin]

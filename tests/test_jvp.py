@@ -1,0 +1,200 @@
+"""Pushforwards: against JAX's of the twin, NumPy's differences, and their own linearity."""
+
+import itertools
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis.extra.numpy import mutually_broadcastable_shapes
+from reference import ALL, REAL, Case, close, named, split, tangents_of
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+seeds = st.integers(0, 2**32 - 1)
+cases = pytest.mark.parametrize("case", ALL, ids=str)
+
+
+def pushed(function, argnums):
+    """Value and pushforward, with random tangents of the differentiable arguments."""
+
+    def push(*args):
+        chosen, around = split(args, argnums)
+        return jax.jvp(around(function), chosen, tangents_of(chosen))
+
+    return push
+
+
+@cases
+def test_value_and_pushforward(case: Case):
+    args = case.of()
+    got = jax.jit(pushed(case.bound, case.argnums))(*args)
+    close(got, jax.jit(pushed(case.twin, case.argnums))(*args), case.rtol)
+
+
+@cases
+def test_eager_equals_compiled(case: Case):
+    args = case.of(1)
+    push = pushed(case.bound, case.argnums)
+    close(push(*args), jax.jit(push)(*args), 1e-12)
+
+
+@pytest.mark.parametrize("case", [c for c in ALL if len(c.argnums) > 1], ids=str)
+def test_every_subset_of_arguments(case: Case):
+    """Tangents that are symbolic zeros leave the others as they are."""
+    args = case.of(2)
+    subsets = [
+        subset
+        for size in range(1, len(case.argnums))
+        for subset in itertools.combinations(case.argnums, size)
+    ]
+
+    def every(function):
+        return jax.jit(lambda *a: [pushed(function, s)(*a)[1] for s in subsets])(*args)
+
+    close(every(case.bound), every(case.twin), case.rtol)
+
+
+@cases
+def test_pushforward_is_linear(case: Case):
+    args, around = split(case.of(3), case.argnums)
+    _, push = jax.linearize(around(case.bound), *args)
+    s, t = tangents_of(args, 4), tangents_of(args, 5)
+
+    def combined(a, b):
+        return jax.tree.map(lambda x, y: x if x.dtype == jax.dtypes.float0 else 2 * x - 3 * y, a, b)
+
+    close(push(*combined(s, t)), combined(push(*s), push(*t)), max(case.rtol, 1e-8))
+
+
+@pytest.mark.parametrize("case", named("product", "polar", "blend", "surface", "swirl"), ids=str)
+def test_differences_of_the_function_itself(case: Case):
+    """Independent of JAX: central differences of what NumPy computes."""
+    args = case.of(6)
+    tangents = tangents_of(args)
+    _, got = jax.jvp(case.bound, args, tangents)
+    plus = case.bound(*(np.asarray(a) + 1e-5 * np.asarray(t) for a, t in zip(args, tangents)))
+    minus = case.bound(*(np.asarray(a) - 1e-5 * np.asarray(t) for a, t in zip(args, tangents)))
+    want = jax.tree.map(lambda p, m: (p - m) / 2e-5, plus, minus)
+    close(got, want, 1e-7)
+
+
+@pytest.mark.parametrize("case", named("product", "blend", "mix", "pick", "phase"), ids=str)
+def test_zero_tangents_as_arrays(case: Case):
+    """Zeros that JAX does not know to be zeros give a zero, through the rule."""
+    args = case.of(7)
+    zeros = jax.tree.map(lambda t: np.zeros_like(t), tangents_of(args))
+    value, tangent = jax.jvp(case.bound, args, zeros)
+    close(value, case.bound(*args))
+    for t in jax.tree.leaves(tangent):
+        assert t.dtype == jax.dtypes.float0 or not np.any(t)
+
+
+# Loop dimensions ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in REAL if c.loops and c.name in ("product", "looped", "shifted")], ids=str
+)
+@settings(max_examples=8)
+@given(shapes=mutually_broadcastable_shapes(num_shapes=2, max_dims=2, max_side=3), seed=seeds)
+def test_loop_dimensions_broadcast(case: Case, shapes, seed):
+    rng = np.random.default_rng(seed)
+    args = tuple(reference.normal(rng, s) for s in shapes.input_shapes)
+    tangents = tangents_of(args, seed)
+    close(jax.jvp(case.bound, args, tangents), jax.jvp(case.twin, args, tangents))
+
+
+@settings(max_examples=12)
+@given(
+    shapes=mutually_broadcastable_shapes(
+        signature="(m,n),(n)->(m)", max_dims=2, max_side=2, min_side=0
+    ),
+    seed=seeds,
+)
+def test_loop_dimensions_of_a_multilinear_function(shapes, seed):
+    rng = np.random.default_rng(seed)
+    args = tuple(reference.normal(rng, s) for s in shapes.input_shapes)
+    tangents = tangents_of(args, seed)
+    (a, x), (da, dx) = args, tangents
+    value, got = jax.jvp(reference.matvec, args, tangents)
+    close((value, got), (np.matvec(a, x), np.matvec(da, x) + np.matvec(a, dx)))
+
+
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("case", named("product", "matvec", "blend", "pick", "solve"), ids=str)
+def test_a_fixed_primal_with_mapped_tangents(case: Case, size):
+    """jacfwd's own pattern: the primal's loop dimension is 1, the tangent's is not."""
+    args, around = split(case.of(8), case.argnums)
+    many = jax.tree.map(
+        lambda *xs: jnp.stack(xs), *(tangents_of(args, seed) for seed in range(size))
+    )
+
+    def mapped(function):
+        return jax.jit(jax.vmap(lambda t: jax.jvp(around(function), args, t), out_axes=(None, 0)))(
+            many
+        )
+
+    def without_float0(result):
+        value, tangent = result
+        return value, [t for t in jax.tree.leaves(tangent) if t.dtype != jax.dtypes.float0]
+
+    close(without_float0(mapped(case.bound)), without_float0(mapped(case.twin)), case.rtol)
+
+
+# Derivatives as bindings --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", [c for c in ALL if hasattr(c.bound, "jvp") and c.argnums], ids=str)
+def test_the_derivative_called_directly(case: Case):
+    args = case.of(9)
+    tangents = tuple(t if i in case.argnums else None for i, t in enumerate(tangents_of(args)))
+    given = jax.tree.map(lambda t: None if t.dtype == jax.dtypes.float0 else t, tangents)
+    want = jax.jit(pushed(case.twin, case.argnums))
+    chosen, around = split(args, case.argnums)
+    want = jax.jvp(around(case.twin), chosen, tuple(tangents[i] for i in case.argnums))[1]
+    got = case.bound.jvp(args, given)
+    got = [x for x in jax.tree.leaves(got)]
+    close(got, [w for w in jax.tree.leaves(want) if w.dtype != jax.dtypes.float0], case.rtol)
+
+
+def test_a_derivative_broadcasts_like_its_function():
+    x, y, t = jnp.ones((3, 1)), jnp.arange(4.0), jnp.arange(3.0)[:, None]
+    got = reference.product.jvp((x, y), (t, None))
+    close(got, y**2 * t)
+    assert got.shape == (3, 4)
+
+
+def test_a_derivative_takes_static_parameters():
+    x = jnp.arange(3.0)
+    close(reference.cube.jvp((x,), (x,), scale=2.0), 6 * x**3)
+    close(reference.cube.jvp((x,), (x,)), 3 * x**3)
+
+
+# Numbers, dtypes ----------------------------------------------------------------------------------
+
+
+def test_python_numbers():
+    got = jax.jvp(reference.product, (2.0, 3.0), (1.0, 10.0))
+    close(got, jax.jvp(lambda a, b: a * b**2, (2.0, 3.0), (1.0, 10.0)))
+    mixed = (jnp.float32(2.0), 3.0), (jnp.float32(1.0), 10.0)
+    close(jax.jvp(reference.product, *mixed), jax.jvp(lambda a, b: a * b**2, *mixed))
+
+
+@pytest.mark.parametrize(
+    "case", named("product", "matvec", "cumulate", "blend", "solve", "wide", "fourier"), ids=str
+)
+def test_32_bits(case: Case):
+    with jax.enable_x64(False):
+        args = case.of(10)
+        got = jax.jit(pushed(case.bound, case.argnums))(*args)
+        close(got, jax.jit(pushed(case.twin, case.argnums))(*args), 3e-5)
+
+
+def test_half_precision():
+    x = jnp.asarray([0.5, 1.5], jnp.bfloat16)
+    value, tangent = jax.jvp(lambda x: reference.product(x, x), (x,), (x,))
+    close((value, tangent), (x**3, (3 * x**3).astype(jnp.bfloat16)), 2e-2)
