@@ -40,11 +40,6 @@ class Declarations:
             self._derivatives[definition] = make(definition)
         return self._derivatives[definition]
 
-    def _own(self) -> Any:
-        """A binding for rules about ourselves: the definition must not hold the user's."""
-        make: Any = type(self)
-        return make(self.definition)
-
     def _define(
         self, key: Hashable, step: str, role: Role, function: Callable | None, traced: Any = None
     ) -> Definition:
@@ -80,9 +75,8 @@ class Declarations:
         if rule is None:
             return partial(self.def_jvp, traced=traced)
         if isinstance(rule, str):
-            made = _derive.named_jvp(self._own(), rule)
-            traced_rule = Traced(made, f"{self._label}.jvp", transposable=rule == "from-vjp")
-            self._define("jvp", "jvp", Pushforward(self.definition), None, traced_rule)
+            made = _derive.named_jvp(self.definition, rule)
+            self._define("jvp", "jvp", Pushforward(self.definition), None, made)
             return made
         return self._declare("jvp", "jvp", Pushforward(self.definition), rule, traced)
 
@@ -106,7 +100,9 @@ class Declarations:
         if rule is None:
             return partial(self.def_vjp, traced=traced)
         if isinstance(rule, str):
-            rule, traced = _derive.named_vjp(self._own(), rule), True
+            made = _derive.named_vjp(self.definition, rule)
+            self._define("vjp", "vjp", Pullback(self.definition), None, made)
+            return made
         return self._declare("vjp", "vjp", Pullback(self.definition), rule, traced)
 
     def def_transpose(
@@ -268,19 +264,20 @@ class Declarations:
     @property
     def jvp(self) -> Any:
         """The pushforward, a function of ``(primals, tangents)``, linear in the second."""
-        rule = self.definition.rules.get("jvp")
-        if rule is None:
-            role = self.definition.role
-            if isinstance(role, Function) and role.linear is True:
-                return partial(_derive.linear_jvp, self)
-            rule = self.definition.undeclared_jvp()
-        return self._rule(rule)
+        return self._rule(self.definition.rules.get("jvp") or self.definition.undeclared_jvp())
 
     @property
     def vjp(self) -> Any:
         """The pullback, a function of ``(primals, cotangents)``, linear in the second."""
         rule = self.definition.rules.get("vjp")
-        return partial(_derive.pull, self) if rule is None else self._rule(rule)
+        if rule is not None:
+            return self._rule(rule)
+
+        def pullback(primals: Any, cotangents: Any, **static: Any) -> tuple:
+            _, parameters = self.definition.calling.bind(self._label, tuple(primals), static)
+            return _derive.pull(self.definition, parameters, (primals, cotangents))
+
+        return pullback
 
     @property
     def transpose(self) -> Any:
@@ -299,7 +296,8 @@ class Declarations:
 
     def _rule(self, rule: Definition) -> Any:
         """What the user gets for a declared derivative: its binding, or the traced rule."""
-        if isinstance(rule.traced, Traced):
+        partly_linear = isinstance(rule.role, (Pushforward, Pullback)) and rule.parent.role.mixed
+        if isinstance(rule.traced, Traced) and not partly_linear:
             return rule.traced.function
         return self._handle(rule)
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import Any
+from weakref import WeakValueDictionary
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import tree_flatten
 
-from jaxbind import _dtypes, _missing, _primitive
+from jaxbind import _derive, _dtypes, _missing, _primitive
 from jaxbind._call import (
     Call,
     Outputs,
@@ -89,6 +90,8 @@ class Definition:
         self.compute_dtype = compute_dtype
         self.vmap_rule: Any = None
         self.rules: dict[Hashable, Definition] = {}
+        # replaced ones, too, as long as programs hold them
+        self._steps: WeakValueDictionary[str, Definition] = WeakValueDictionary()
         self._versions: dict[Hashable, int] = {}
         self._outputs: dict[Any, Outputs] = {}
 
@@ -99,6 +102,9 @@ class Definition:
 
     def apply(self, static: Static, *args: Any) -> Any:
         """A call on traced or concrete operands, from its checks to its result."""
+        if isinstance(self.role, (Pushforward, Pullback)) and self.role.parent.role.mixed:
+            whole = _derive.push if isinstance(self.role, Pushforward) else _derive.pull
+            return whole(self.role.parent, static, args)
         args, like = self.role.prepare(self, args)
         leaves, tree = tree_flatten(args)
         call = Call(self, static, tree, 0, like)
@@ -194,8 +200,12 @@ class Definition:
         self, key: Hashable, step: str, role: Role, function: Callable | None, traced: Any = None
     ) -> Definition:
         """Make (or replace) the derivative ``key``."""
+        undeclared = self.rules.pop(UNDECLARED, None) if key == "jvp" else None
+        if undeclared is not None:  # it may have rules for second derivatives already
+            undeclared.function, undeclared.traced = function, traced
+            undeclared.parameters = Parameters.of(function or _nothing, rule=True)
         self._versions[key] = version = self._versions.get(key, 0) + 1
-        definition = Definition(
+        definition = undeclared or Definition(
             function,
             role,
             label=f"{self.label}.{step}",
@@ -207,10 +217,8 @@ class Definition:
             order=self.order,
             compute_dtype=self.compute_dtype,
         )
-        if key == "jvp" and UNDECLARED in self.rules:
-            # rules for second derivatives may have come before the first
-            definition.rules.update(self.rules.pop(UNDECLARED).rules)
         self.rules[key] = definition
+        self._steps[definition.step or ""] = definition
         return definition
 
     @property
@@ -226,8 +234,7 @@ class Definition:
 
     def derivative(self, step: str) -> Definition | None:
         """The derivative that a name in a program calls ``step``: ``jvp``, ``vjp@2``, ..."""
-        declared = (rule for key, rule in self.rules.items() if key != UNDECLARED)
-        return next((rule for rule in declared if rule.step == step), None)
+        return self._steps.get(step)
 
     def _calling_of(self, role: Role) -> Parameters:
         """How a derivative is called: with our static parameters."""
@@ -258,6 +265,8 @@ class Definition:
                 parent=self,
                 step="jvp",
                 calling=self._calling_of(role),
+                vectorized=self.vectorized,
+                order=self.order,
                 compute_dtype=self.compute_dtype,
             )
         return found

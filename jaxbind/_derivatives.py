@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 class _Derived:
     """What the roles of derivatives share."""
 
+    mixed = False
     bare = False  # a tuple with an entry per argument, or the structure of the result
 
     def __init__(self, parent: Any):
@@ -40,7 +41,7 @@ class _Derived:
     def check(self, call: Call, shapes: Sequence[Sequence[Any]]) -> None:
         del call, shapes  # the parent's results are computed, and checked, from the primals
 
-    def _parent_call(self, call: Call) -> Call:
+    def parent_call(self, call: Call) -> Call:
         return Call(
             self.parent, call.static, call.tree.children()[0], call.loop, self._parent_like(call)
         )
@@ -49,11 +50,11 @@ class _Derived:
         return call.like
 
     def _parent_outputs(self, call: Call, structs: Sequence[Any]) -> Outputs:
-        inner = self._parent_call(call)
+        inner = self.parent_call(call)
         return differentiable(self.parent.outputs(inner, structs[: inner.tree.num_leaves]))
 
     def seen(self, call: Call, structs: Sequence[Any]) -> tuple[np.dtype, ...]:
-        inner = self._parent_call(call)
+        inner = self.parent_call(call)
         count = inner.tree.num_leaves
         compute = self.parent.compute_dtype
         return (
@@ -62,7 +63,7 @@ class _Derived:
         )
 
     def kinds(self, call: Call, structs: Sequence[Any]) -> Kinds:
-        inner = self._parent_call(call)
+        inner = self.parent_call(call)
         count = inner.tree.num_leaves
         primals = self.parent.role.kinds(inner, structs[:count])
         by_rule = tuple(NONDIFF if kind is NONDIFF else GENERAL for kind in primals)
@@ -90,7 +91,7 @@ class Pushforward(_Derived):
         return self._parent_outputs(call, structs)
 
     def core_ranks(self, call: Call, ranks: Sequence[int]) -> list[int] | None:
-        inner = self._parent_call(call)
+        inner = self.parent_call(call)
         count = inner.tree.num_leaves
         primals = self.parent.role.core_ranks(inner, ranks[:count])
         if primals is None:
@@ -113,7 +114,7 @@ class Pushforward(_Derived):
         return (primals, tree_unflatten(tree, filled)), like
 
     def results(self, call: Call, ranks: Sequence[int]) -> tuple[PyTreeDef, list[int]]:
-        inner = self._parent_call(call)
+        inner = self.parent_call(call)
         return self.parent.role.results(inner, ranks[: inner.tree.num_leaves])
 
     def transpose(
@@ -121,7 +122,7 @@ class Pushforward(_Derived):
     ) -> tuple[list[int], list[Any]]:
         """``t_x -> J(x) t_x`` transposed is ``ct_y -> J(x)ᵀ ct_y``, the parent's pullback."""
         del group
-        inner = self._parent_call(call)
+        inner = self.parent_call(call)
         count = inner.tree.num_leaves
         primals, tangents = operands[:count], operands[count:]
         wanted = fill(
@@ -149,7 +150,7 @@ class Pullback(_Derived):
         return call.like.parent
 
     def outputs(self, call: Call, structs: Sequence[Any]) -> Outputs:
-        inner = self._parent_call(call)
+        inner = self.parent_call(call)
         primals = structs[: inner.tree.num_leaves]
         seen = self.seen(call, structs)
         assert isinstance(call.like, Wanted)
@@ -162,7 +163,7 @@ class Pullback(_Derived):
         )
 
     def core_ranks(self, call: Call, ranks: Sequence[int]) -> list[int] | None:
-        inner = self._parent_call(call)
+        inner = self.parent_call(call)
         count = inner.tree.num_leaves
         primals = self.parent.role.core_ranks(inner, ranks[:count])
         if primals is None:
@@ -172,7 +173,7 @@ class Pullback(_Derived):
         return primals + [rank for rank, p in zip(result_ranks, has, strict=True) if p]
 
     def results(self, call: Call, ranks: Sequence[int]) -> tuple[PyTreeDef, list[int]]:
-        inner = self._parent_call(call)
+        inner = self.parent_call(call)
         primals = self.parent.role.core_ranks(inner, ranks[: inner.tree.num_leaves])
         assert primals is not None
         return inner.tree, primals
@@ -188,7 +189,7 @@ class Pullback(_Derived):
     ) -> tuple[list[int], list[Any]]:
         """``ct_y -> J(x)ᵀ ct_y`` transposed is ``t_x -> J(x) t_x``, with 0 where not wanted."""
         del group
-        inner = self._parent_call(call)
+        inner = self.parent_call(call)
         count = inner.tree.num_leaves
         primals = operands[:count]
         structs = core_structs(call, operands)

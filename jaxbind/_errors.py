@@ -90,6 +90,12 @@ def wrong_shape(index: int, count: int, got: Any, wanted: str) -> ContractError:
 
 
 def wrong_dtype(index: int, count: int, got: Any, wanted: str) -> ContractError:
+    if str(got).startswith("complex") and not wanted.startswith("complex"):
+        return ContractError(
+            f"returned {got} for {_result(index, count)}; its declared shape and dtype are"
+            f" {wanted}. Return its .real part (which is the cotangent of a real argument), or"
+            " declare a complex dtype with dtype= or out="
+        )
     return ContractError(
         f"returned {got} for {_result(index, count)}; its declared shape and dtype are {wanted}."
         " Return .astype(...), declare the other dtype with dtype= or out=, or say with"

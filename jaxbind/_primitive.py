@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.interpreters import ad
 
 from jaxbind import _identity, _jax, _missing
@@ -94,7 +95,7 @@ def _transpose(cotangents: Sequence[Any], *operands: Any, call: Call) -> list[An
     undefined = [ad.is_undefined_primal(x) for x in operands]
     if all(type(ct) is ad.Zero for ct in cotangents):
         return [ad.Zero(x.aval) if u else None for x, u in zip(operands, undefined, strict=True)]
-    cts = [ad.instantiate_zeros(ct) if _has_tangent(ct) else None for ct in cotangents]
+    cts = [jnp.asarray(ad.instantiate_zeros(ct)) if _has_tangent(ct) else None for ct in cotangents]
     definition = call.definition
     kinds = definition.role.kinds(call, [_aval(x) for x in operands])
     groups = {k for k, u in zip(kinds, undefined, strict=True) if u}
@@ -150,9 +151,9 @@ def _batch_by_rule(operands: Sequence[Any], axes: Sequence[int | None], call: Ca
         flags = flatten(outputs.tree, outputs.kept, out_batched)
     for r, flag, struct in zip(results, flags, outputs.structs, strict=True):
         wanted = ((size,) if flag else ()) + struct.shape
-        if jax.numpy.shape(r) != wanted:
+        if jnp.shape(r) != wanted:
             raise TypeError(
-                f"{definition.label}: the rule of def_vmap returned shape {jax.numpy.shape(r)};"
+                f"{definition.label}: the rule of def_vmap returned shape {jnp.shape(r)};"
                 f" wanted {wanted}, the mapped axis in front"
             )
     return results, [0 if flag else None for flag in flags]

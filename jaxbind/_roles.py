@@ -74,6 +74,11 @@ class Function:
     compute: np.dtype | None
 
     @property
+    def mixed(self) -> bool:
+        """Whether some of the derivative follows from linearity, without a rule."""
+        return bool(self.linear or self.multilinear)
+
+    @property
     def bare(self) -> bool:
         """Whether a tuple of one may be returned for a single result."""
         return getattr(self.shapes, "bare", False)

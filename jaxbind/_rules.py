@@ -81,6 +81,11 @@ class Partials:
     def __call__(self, call: Call, outputs: Outputs, args: tuple) -> list[Any]:
         primals, tangents = args
         parent, tree = call.definition.parent, call.tree.children()[0]
+        if tree.num_leaves != len(tree.children()):
+            raise TypeError(
+                f"{parent.label}: def_partials takes one rule per argument, which must be an array;"
+                " for arguments that are lists, tuples or dicts write def_jvp or def_vjp"
+            )
         totals: list[Any] = [None] * len(outputs.structs)
         for index, t in enumerate(leaves_up_to(tree, tangents)):
             if t is None:

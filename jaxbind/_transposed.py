@@ -24,6 +24,7 @@ class Transposed:
     The cotangent of a single linear argument is bare, in ``out`` too: ``bare``.
     """
 
+    mixed = False
     bare = True
 
     def __init__(self, parent: Any, group: Hashable):

@@ -173,3 +173,104 @@ def test_a_traced_static_parameter_says_so():
     with pytest.raises(TypeError, match=r"jax.jit\(..., static_argnames='k'\)"):
         jax.jit(f)(x, k=2)
     np.testing.assert_array_equal(jax.jit(f, static_argnames="k")(x, k=2.0), 2 * x)
+
+
+def close(got, want):
+    jax.tree.map(lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-7, atol=1e-9), got, want)
+
+
+def complex_functions():
+    energy = jaxbind.bind(lambda z: np.sum(np.abs(z) ** 2), "(n)->()", dtype=float, name="energy")
+    conj = jaxbind.bind(lambda z: z.conj(), "(n)->(n)", name="conj")
+    wave = jaxbind.bind(lambda v: np.exp(1j * v.real) + v, "(n)->(n)", dtype=complex, name="wave")
+    return [
+        (
+            energy,
+            lambda z: jnp.sum(jnp.abs(z) ** 2),
+            lambda p, t: np.sum(2 * (p[0].conj() * t[0]).real),
+            lambda p, ct: 2 * p[0].conj() * ct,
+        ),
+        (conj, jnp.conj, lambda p, t: t[0].conj(), lambda p, ct: ct.conj()),
+        (
+            wave,
+            lambda v: jnp.exp(1j * v.real) + v,
+            lambda p, t: 1j * np.exp(1j * p[0].real) * t[0].real + t[0],
+            lambda p, ct: (1j * np.exp(1j * p[0].real) * ct).real + ct,
+        ),
+    ]
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_numerical_derivatives_of_complex_functions_that_are_not_holomorphic(which):
+    rng = np.random.default_rng(0)
+    z, dz = rng.standard_normal((2, 3)) + 1j * rng.standard_normal((2, 3))
+    f, twin, jvp, vjp = complex_functions()[which]
+    ct = rng.standard_normal(3) + 1j * rng.standard_normal(3) if twin(z).ndim else 1.7
+    for forward, backward in [
+        (jvp, "from-jvp"),
+        ("from-vjp", vjp),
+        ("finite-difference", "from-jvp"),
+    ]:
+        f = complex_functions()[which][0]
+        f.def_jvp(forward)
+        f.def_vjp(backward)
+        close(jax.jvp(f, (z,), (dz,)), jax.jvp(twin, (z,), (dz,)))
+        close(jax.vjp(f, z)[1](ct), jax.vjp(twin, z)[1](ct))
+
+
+def test_numerical_derivatives_on_top_of_traced_rules():
+    f = jaxbind.bind(lambda v, c, *, k: v**2 * c * k, "(n),(n)->(n)", nondiff="c", name="f")
+
+    @f.def_vjp(traced=True)
+    def _(p, ct, *, wrt):
+        return (2 * p[0] * ct * p[1] * 3, None) if wrt[0] else (None, None)
+
+    f.def_jvp("from-vjp")
+    v = x + 1
+    np.testing.assert_allclose(jax.jvp(lambda v: f(v, x, k=3), (v,), (v,))[1], 6 * v * v * x)
+
+    @f.def_jvp(traced=True)
+    def _(p, t):
+        assert t[1] is None
+        return 2 * p[0] * t[0] * p[1] * 3
+
+    f.def_vjp("from-jvp")
+    np.testing.assert_allclose(jax.grad(lambda v: f(v, x, k=3).sum())(v), 6 * v * x)
+    with pytest.raises(TypeError, match="f: 'from-vjp' cannot be, since its def_vjp is 'from-jvp'"):
+        f.def_jvp("from-vjp")
+
+
+def test_numerical_derivatives_beside_integer_results():
+    f = jaxbind.bind(lambda v: (v**2, v > 1), "(n)->(n),(n)", dtype=(float, bool), name="f")
+    f.def_jvp("finite-difference")
+    np.testing.assert_allclose(jax.jvp(f, (x,), (x,))[1][0], 2 * x * x, atol=1e-8)
+
+
+def test_partials_of_pytrees_are_refused():
+    f = jaxbind.bind(lambda p: p["a"] * p["b"], out=lambda p: p["a"], name="f")
+    f.def_partials(lambda p: p["b"])
+    with pytest.raises(TypeError, match="f: def_partials takes one rule per argument, which must"):
+        jax.grad(lambda p: f(p).sum())({"a": x, "b": x})
+
+
+def test_derivatives_called_directly_where_linearity_gives_a_part():
+    import twins
+
+    a, v = np.arange(12.0).reshape(3, 4), np.arange(4.0)
+    np.testing.assert_allclose(twins.matvec.jvp((a, v), (a, 2 * v)), 3 * a @ v)
+    close(twins.matvec.vjp((a, v), np.ones(3)), (np.outer(np.ones(3), v), a.sum(0)))
+    tilt = lambda x, a: x * jnp.exp(a)  # noqa: E731
+    close(twins.tilt.jvp((v, 0.5), (v, 2.0)), jax.jvp(tilt, (v, 0.5), (v, 2.0))[1])
+    close(twins.tilt.vjp((v, 0.5), v), jax.vjp(tilt, v, 0.5)[1](v))
+    close(twins.sine.vjp((0.5,), 2.0), (2 * np.cos(0.5),))
+
+
+def test_programs_traced_with_a_replaced_rule_keep_it():
+    f = square()
+    f.def_jvp(lambda p, t: 2 * p[0] * t[0])
+    _, push = jax.linearize(f, x)
+    lowered = jax.jit(lambda v: jax.jvp(f, (v,), (v,))[1]).lower(x)
+    f.def_jvp(lambda p, t: 20 * p[0] * t[0])
+    np.testing.assert_array_equal(push(x), 2 * x * x)
+    np.testing.assert_array_equal(lowered.compile()(x), 2 * x * x)
+    np.testing.assert_array_equal(jax.jvp(f, (x,), (x,))[1], 20 * x * x)
