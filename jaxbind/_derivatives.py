@@ -12,7 +12,17 @@ from jax.interpreters import ad
 from jax.tree_util import tree_flatten, tree_unflatten
 
 from jaxbind import _dtypes
-from jaxbind._call import Call, Outputs, PyTreeDef, fill, joined, leaves_up_to, masked, present
+from jaxbind._call import (
+    Call,
+    Outputs,
+    PyTreeDef,
+    fill,
+    joined,
+    leaves_up_to,
+    masked,
+    masked_arguments,
+    present,
+)
 from jaxbind._roles import (
     GENERAL,
     LINEAR,
@@ -111,7 +121,9 @@ class Pushforward(_Derived):
             None if kind != GENERAL else (jnp.zeros_like(primal) if t is None else t)
             for t, kind, primal in zip(given, kinds, leaves, strict=True)
         ]
-        return (primals, tree_unflatten(tree, filled)), like
+        given = [t for t in filled if t is not None]
+        shape = masked_arguments(tree, tuple(t is not None for t in filled))
+        return (primals, tree_unflatten(shape, given)), like
 
     def results(self, call: Call, ranks: Sequence[int]) -> tuple[PyTreeDef, list[int]]:
         inner = self.parent_call(call)

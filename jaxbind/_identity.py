@@ -249,6 +249,7 @@ def open_site(name: str, text: str) -> Any:
         tree=site.tree,
         result=site.result,
         unwrap=definition.role.bare,
+        rule=definition.parent is not None,
         kept=site.kept,
         seen=[None if d is None else np.dtype(d) for d in site.seen],
         declared=[None if d is None else np.dtype(d) for d in site.declared],

@@ -18,6 +18,7 @@ class CallSite:
         tree: Any,
         result: Any,
         unwrap: bool,
+        rule: bool,
         kept: tuple[bool, ...],
         seen: list[np.dtype | None],
         declared: list[np.dtype | None],

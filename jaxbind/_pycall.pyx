@@ -330,7 +330,7 @@ cdef class CallSite:
     cdef list names, seen, declared, keyword_values
     cdef tuple kept, keyword_names
     cdef dict keywords
-    cdef bint wants_out, vectorized, fortran, all_kept, unwrap
+    cdef bint wants_out, vectorized, fortran, all_kept, unwrap, rule
     cdef int loop
     cdef Shape arguments, results
     cdef Layout layout
@@ -339,7 +339,7 @@ cdef class CallSite:
 
     def __init__(
         self, *, function, str label, list names, dict keywords, bint wants_out, int loop,
-        bint vectorized, bint fortran, tree, result, bint unwrap, tuple kept, list seen,
+        bint vectorized, bint fortran, tree, result, bint unwrap, bint rule, tuple kept, list seen,
         list declared,
     ):
         self.function = function
@@ -369,6 +369,7 @@ cdef class CallSite:
             self.results = FLAT
         else:
             self.results = NESTED
+        self.rule = rule
         self.unwrap = unwrap and self.results == SINGLE
 
     cdef JB_Error* run(self, JB_CallFrame* frame) noexcept:
@@ -488,7 +489,9 @@ cdef class CallSite:
             value = self.call_nested(views)
         if not self.wants_out:
             self.store(layout, views, value)
-        elif value is not None and not (self.results == SINGLE and <PyObject*>value == views.items[n]):
+        elif value is not None and not (
+            self.results == SINGLE and <PyObject*>value == views.items[n]
+        ):
             raise _errors.returned_with_out(_result.describe(value))
         return 0
 
@@ -546,7 +549,12 @@ cdef class CallSite:
             array = self.as_array(layout, views, index, value, view)
         if cnp.PyArray_DESCR(array) is not cnp.PyArray_DESCR(view):
             if array.dtype != view.dtype:
-                if array.dtype != layout.raw[i]:
+                if self.rule and _dtypes.is_inexact(array.dtype) and _dtypes.is_inexact(view.dtype):
+                    # a rule may compute in another precision, and JAX's cotangent of a real
+                    # operand is the real part
+                    if not _dtypes.is_complex(view.dtype):
+                        array = array.real
+                elif array.dtype != layout.raw[i]:
                     raise _errors.wrong_dtype(
                         index, layout.count - layout.operands,
                         _result.describe(value), self.wanted(layout, i))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import tree_structure, tree_unflatten
 
+from jaxbind import _dtypes
 from jaxbind._call import Outputs, PyTreeDef, leaves_up_to
 
 _LEAF = tree_structure(0)
@@ -90,7 +91,11 @@ def conform(label: str, outputs: Outputs, result: Any) -> list[jax.Array]:
     checked = []
     for index, (leaf, struct) in enumerate(zip(leaves, outputs.structs, strict=True)):
         value = jnp.asarray(leaf)
-        if value.weak_type:
+        if _dtypes.is_inexact(value.dtype) and _dtypes.is_inexact(struct.dtype):
+            # JAX's cotangent of a real operand is the real part
+            value = value if _dtypes.is_complex(struct.dtype) else jnp.real(value)
+            value = value.astype(struct.dtype)
+        elif value.weak_type:
             value = value.astype(struct.dtype)
         if value.shape != struct.shape or value.dtype != struct.dtype:
             raise TypeError(

@@ -153,12 +153,19 @@ def test_the_derivative_called_directly(case: Case):
     args = case.of(9)
     tangents = tuple(t if i in case.argnums else None for i, t in enumerate(tangents_of(args)))
     given = jax.tree.map(lambda t: None if t.dtype == jax.dtypes.float0 else t, tangents)
-    want = jax.jit(pushed(case.twin, case.argnums))
     chosen, around = split(args, case.argnums)
     want = jax.jvp(around(case.twin), chosen, tuple(tangents[i] for i in case.argnums))[1]
-    got = case.bound.jvp(args, given)
-    got = [x for x in jax.tree.leaves(got)]
+    got = jax.tree.leaves(case.bound.jvp(args, given))
     close(got, [w for w in jax.tree.leaves(want) if w.dtype != jax.dtypes.float0], case.rtol)
+
+
+def test_the_derivative_of_a_partly_linear_function_called_directly():
+    args = (x, w, c) = jnp.arange(3.0), jnp.ones(3), jnp.asarray(0.4)
+    t = tangents_of(args)
+    want = jax.jvp(reference.blend_twin, args, t)[1]
+    close(reference.blend.jvp(args, t, power=1), want)
+    close(reference.blend.jvp(args, (t[0], None, None)), t[0] * jnp.cos(c))
+    close(reference.blend.jvp(args, (None, None, t[2])), t[2] * (w * jnp.cos(c) - x * jnp.sin(c)))
 
 
 def test_a_derivative_broadcasts_like_its_function():

@@ -220,8 +220,8 @@ def test_rules_that_return_something_else():
     with says(jax.errors.JaxRuntimeError, "g.vjp returned None for result 1 of (array, array)"):
         jax.grad(g, (0, 1))(1.0, 2.0)
     h = jaxbind.bind(lambda a: a * 2, "(n)->(n)", name="h")
-    h.def_jvp(lambda primals, tangents: tangents[0].astype("float32"), traced=True)
-    with says(TypeError, "h.jvp returned float32[3] for result 0; wanted float64[3]"):
+    h.def_jvp(lambda primals, tangents: tangents[0][:2], traced=True)
+    with says(TypeError, "h.jvp returned float64[2] for result 0; wanted float64[3]"):
         jax.jvp(h, (x,), (x,))
 
 
