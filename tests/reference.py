@@ -353,7 +353,7 @@ def combine_twin(pair, scale):
     return {"sum": pair.u + scale * jnp.sum(pair.v[0]), "first": scale * pair.v[0]}
 
 
-# Linear in some arguments, with rules of second order for what is left --------------------------
+# Linear in some arguments, with rules of second order for what is left ----------------------------
 
 
 @jaxbind.bind("(n),(n),()->(n)", linear=("x", "w"))
@@ -630,7 +630,7 @@ def mix_operands(rng):
     return Pair(u, (v, jnp.arange(2))), {"w": w, "skip": None}
 
 
-# Jacobians, solvers ------------------------------------------------------------------------------
+# Jacobians, solvers -------------------------------------------------------------------------------
 
 
 @jaxbind.bind("(n),()->(n)")
@@ -694,7 +694,7 @@ def _(primals, tangents):
     return jnp.tanh(y) * dx + x * (1 - jnp.tanh(y) ** 2) * dy
 
 
-# Derivatives made from others ----------------------------------------------------------------------
+# Derivatives made from others ---------------------------------------------------------------------
 
 
 def _bump(x, c):
@@ -722,7 +722,7 @@ column_by_column.def_jvp(lambda p, t: (2 * p[1] * p[0] + np.exp(p[0])) * t[0] + 
 column_by_column.def_vjp("from-jvp")
 
 
-# Complex: JAX's transpose has no conjugation -------------------------------------------------------
+# Complex: JAX's transpose has no conjugation ------------------------------------------------------
 
 
 @jaxbind.bind("(n)->(n)", linear=True)

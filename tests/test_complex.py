@@ -141,7 +141,7 @@ def test_a_real_number_beside_complex_operands():
     close(got, jax.grad(lambda c, z: jnp.sum((z**2 * jnp.exp(c)).real), (0, 1))(0.5, Z))
 
 
-# Derivatives made from others ----------------------------------------------------------------------
+# Derivatives made from others ---------------------------------------------------------------------
 
 FUNCTIONS = {
     # name: (NumPy, twin, pushforward, pullback, real operand?, real result?)

@@ -203,7 +203,7 @@ def test_multilinear_functions_have_no_more_derivatives_than_arguments():
     assert not np.any(jax.jit(jax.jacrev(jax.jacrev(jax.jacrev(along))))(0.5))
 
 
-# Derivatives of derivatives, by hand ---------------------------------------------------------------
+# Derivatives of derivatives, by hand --------------------------------------------------------------
 
 
 @jaxbind.bind("(n)->(n)")
