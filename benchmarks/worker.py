@@ -187,6 +187,9 @@ def measure(column: str, quick: bool) -> dict[str, float]:
     batch = jnp.ones((1000, 8))
     mapped = jax.jit(jax.vmap(square))
     record("vmap over 1000", lambda: mapped(batch).block_until_ready(), 1000)
+    if column.startswith("jaxbind"):
+        record("the batch of 1000, mapped", lambda: mapped(batch).block_until_ready())
+        record("the batch of 1000, one call", lambda: jitted(batch).block_until_ready())
     record("eager call", lambda: square(x).block_until_ready())
     eager_map = jax.vmap(square)
     record("eager vmap over 1000", lambda: eager_map(batch).block_until_ready())

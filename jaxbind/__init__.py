@@ -1,5 +1,10 @@
 """Bind any function to JAX. See `bind`."""
 
+from jaxbind import _compiled
+
+if _installed := _compiled.folder(__path__[0], "_version.py"):
+    __path__.append(_installed)
+
 from jaxbind._bind import bind as bind
 from jaxbind._binding import Binding as Binding
 from jaxbind._include import get_include as get_include

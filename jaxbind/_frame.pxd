@@ -3,10 +3,12 @@
 from libc.stdint cimport int64_t
 
 from jaxbind.xla_ffi cimport (
+    JB_ArgType_BUFFER,
     JB_Buffer,
     JB_ByteSpan,
     JB_CallFrame,
     JB_Error,
+    JB_RetType_BUFFER,
     JB_TypeId,
 )
 
@@ -25,10 +27,7 @@ cdef extern from *:
         if ((now & ~JB_FP_FLAGS) != JB_FP_DEFAULT) _mm_setcsr(JB_FP_DEFAULT | (now & JB_FP_FLAGS));
         return now;
     }
-    static inline void jb_fp_leave(jb_fpenv saved) {
-        unsigned int now = _mm_getcsr();
-        if ((now & ~JB_FP_FLAGS) != (saved & ~JB_FP_FLAGS)) _mm_setcsr(saved);
-    }
+    static inline void jb_fp_leave(jb_fpenv saved) { _mm_setcsr(saved); }
     #elif defined(__aarch64__) && defined(__GNUC__)
     #include <stdint.h>
     typedef uint64_t jb_fpenv;
@@ -72,8 +71,15 @@ cdef JB_Error* set_state(JB_CallFrame* frame, JB_TypeId* type_id, void* state) n
 cdef JB_Error* get_state(JB_CallFrame* frame, JB_TypeId* type_id, void** state) noexcept nogil
 
 # Buffer descriptors of operands and results; NULL if XLA passes something else.
-cdef JB_Buffer* operand(JB_CallFrame* frame, int64_t index) noexcept nogil
-cdef JB_Buffer* result(JB_CallFrame* frame, int64_t index) noexcept nogil
+cdef inline JB_Buffer* operand(JB_CallFrame* frame, int64_t index) noexcept nogil:
+    if frame.args.types[index] != JB_ArgType_BUFFER:
+        return NULL
+    return <JB_Buffer*>frame.args.args[index]
+
+cdef inline JB_Buffer* result(JB_CallFrame* frame, int64_t index) noexcept nogil:
+    if frame.rets.types[index] != JB_RetType_BUFFER:
+        return NULL
+    return <JB_Buffer*>frame.rets.rets[index]
 
 # Calls in flight: false after the interpreter has begun to leave.
 cdef bint enter_call() noexcept nogil

@@ -9,9 +9,7 @@ import atexit
 import time
 
 from jaxbind.xla_ffi cimport (
-    JB_ArgType_BUFFER,
     JB_AttrType_STRING,
-    JB_Buffer,
     JB_ByteSpan,
     JB_CallFrame,
     JB_Error,
@@ -21,7 +19,6 @@ from jaxbind.xla_ffi cimport (
     JB_Extension_Metadata,
     JB_Metadata,
     JB_Metadata_Extension,
-    JB_RetType_BUFFER,
     JB_State_Get_Args,
     JB_State_Set_Args,
     JB_TypeId,
@@ -29,28 +26,78 @@ from jaxbind.xla_ffi cimport (
 
 cdef extern from *:
     """
+    #include <pthread.h>
     #include <stdatomic.h>
-    static atomic_long jb_in_flight;
-    static atomic_int jb_leaving;
-    static inline void jb_add(long n) { atomic_fetch_add(&jb_in_flight, n); }
-    static inline long jb_count(void) { return atomic_load(&jb_in_flight); }
-    static inline int jb_is_leaving(void) { return atomic_load(&jb_leaving); }
+    #include <stdlib.h>
+
+    /* Calls in flight, counted per thread, since an atomic counter that all threads share would cost
+       a tenth of a call. A thread writes its count and then reads whether we are leaving; the one
+       that leaves sets that, waits longer than any processor delays a write, and then reads the
+       counts: so it sees every call that did not see it. */
+    typedef struct jb_counter {
+        _Atomic(long) calls;
+        _Atomic(int) taken;
+        struct jb_counter *next;
+    } jb_counter;
+
+    static _Atomic(jb_counter *) jb_counters;
+    static _Atomic(int) jb_leaving;
     static unsigned long jb_leaver;
-    static inline void jb_set_leaving(void) {
+    static pthread_key_t jb_key;
+    static pthread_once_t jb_once = PTHREAD_ONCE_INIT;
+    static _Thread_local jb_counter *jb_mine;
+
+    static void jb_thread_ends(void *counter) {
+        atomic_store(&((jb_counter *)counter)->taken, 0); /* for another thread */
+    }
+    static void jb_make_key(void) { (void)pthread_key_create(&jb_key, jb_thread_ends); }
+
+    static jb_counter *jb_new_counter(void) {
+        jb_counter *c;
+        int none = 0;
+        pthread_once(&jb_once, jb_make_key);
+        for (c = atomic_load(&jb_counters); c; c = c->next, none = 0)
+            if (atomic_compare_exchange_strong(&c->taken, &none, 1)) break;
+        if (!c) {
+            c = (jb_counter *)calloc(1, sizeof(jb_counter));
+            if (!c) abort();
+            atomic_store(&c->taken, 1);
+            c->next = atomic_load(&jb_counters);
+            while (!atomic_compare_exchange_weak(&jb_counters, &c->next, c)) {}
+        }
+        pthread_setspecific(jb_key, c);
+        return jb_mine = c;
+    }
+
+    static inline void jb_add(long n) {
+        jb_counter *c = jb_mine ? jb_mine : jb_new_counter();
+        long calls = atomic_load_explicit(&c->calls, memory_order_relaxed);
+        atomic_store_explicit(&c->calls, calls + n, memory_order_release);
+    }
+    static inline int jb_is_leaving(void) {
+        return atomic_load_explicit(&jb_leaving, memory_order_acquire);
+    }
+    static long jb_count(void) {
+        long total = 0;
+        for (jb_counter *c = atomic_load(&jb_counters); c; c = c->next)
+            total += atomic_load(&c->calls);
+        return total;
+    }
+    static void jb_set_leaving(void) {
         jb_leaver = PyThread_get_thread_ident();
         atomic_store(&jb_leaving, 1);
     }
     /* Whether this is a daemon thread of Python's that goes on while the interpreter leaves. It
        would be killed on its way back, inside of XLA's frames, and take the process with it. */
     static inline int jb_is_stray(void) {
-        return atomic_load(&jb_leaving) && PyGILState_GetThisThreadState() != NULL
+        return jb_is_leaving() && PyGILState_GetThisThreadState() != NULL
             && PyThread_get_thread_ident() != jb_leaver;
     }
     """
-    int jb_is_stray() noexcept nogil
     void jb_add(long n) noexcept nogil
     long jb_count() noexcept nogil
     int jb_is_leaving() noexcept nogil
+    int jb_is_stray() noexcept nogil
     void jb_set_leaving() noexcept nogil
 
 
@@ -118,18 +165,6 @@ cdef JB_Error* get_state(JB_CallFrame* frame, JB_TypeId* type_id, void** state) 
     return error
 
 
-cdef JB_Buffer* operand(JB_CallFrame* frame, int64_t index) noexcept nogil:
-    if frame.args.types[index] != JB_ArgType_BUFFER:
-        return NULL
-    return <JB_Buffer*>frame.args.args[index]
-
-
-cdef JB_Buffer* result(JB_CallFrame* frame, int64_t index) noexcept nogil:
-    if frame.rets.types[index] != JB_RetType_BUFFER:
-        return NULL
-    return <JB_Buffer*>frame.rets.rets[index]
-
-
 cdef bint enter_call() noexcept nogil:
     jb_add(1)
     if jb_is_leaving():
@@ -155,6 +190,7 @@ def drain():
     the process.
     """
     jb_set_leaving()
+    time.sleep(0.001)
     while jb_count() > 0:
         time.sleep(0.0005)
 

@@ -121,6 +121,7 @@ cdef class Layout:
     cdef cnp.npy_intp* sizes  # of the loop dimensions that the handler loops over
     cdef cnp.npy_intp* strides
     cdef cnp.npy_intp iterations
+    cdef bint converts  # whether any buffer is
 
     def __cinit__(self):
         self.codes = NULL
@@ -197,6 +198,7 @@ cdef class Layout:
             self.steps.append(tuple(steps[self.loop:]))
             for a in range(self.loop):
                 self.strides[i * self.loop + a] = 0 if shape[a] == 1 else steps[a]
+        self.converts = any([whole is not None for whole in self.whole])
         self.iterations = 1
         for a in range(self.loop):
             self.sizes[a] = full[a]
@@ -243,6 +245,7 @@ cdef class Views:
     cdef list arrays
     cdef PyObject** items  # borrowed from ``arrays``
     cdef PyObject** argv  # vectorcall arguments, the first place reserved
+    cdef PyObject* keyword_names  # borrowed from the call site, or NULL
     cdef char** bases  # where each operand's and result's data start in the current call
     cdef cnp.npy_intp* index  # the current loop index
 
@@ -273,7 +276,14 @@ cdef class Views:
                 layout.seen[i], layout.shapes[i], layout.steps[i], i >= layout.operands)
             self.arrays.append(array)
             self.items[i] = <PyObject*>array
-            self.argv[1 + i] = <PyObject*>array
+            if i < layout.operands:
+                self.argv[1 + i] = <PyObject*>array
+        # the keywords stay behind the operands, `out` the last of them
+        for i in range(extra - 1):
+            self.argv[1 + layout.operands + i] = <PyObject*>site.keyword_values[i]
+        if site.wants_out and layout.count > layout.operands:
+            self.argv[layout.operands + extra] = self.items[layout.operands]
+        self.keyword_names = <PyObject*>site.keyword_names if site.keyword_names else NULL
 
 
 cdef object new_view(cnp.dtype dtype, tuple shape, tuple strides, bint writeable):
@@ -374,24 +384,34 @@ cdef class CallSite:
 
     cdef JB_Error* run(self, JB_CallFrame* frame) noexcept:
         """Execute one call; every exception becomes an XLA error here, and only here."""
-        cdef Layout layout = self.layout
-        cdef Views views = None
         cdef jb_fpenv saved = jb_fp_enter()
         cdef JB_Error* error = NULL
         cdef cnp.npy_intp iteration = 0
-        try:
-            if layout is None or not layout.matches(frame):
-                layout = self.learn(frame)
-                self.layout = layout
-            views, self.spare = self.spare, None
-            if views is None or views.layout is not layout:
-                views = Views(layout, self)
-            self.loop_over(frame, layout, views, &iteration)
-            self.spare = views
-        except BaseException as exception:
-            error = self.report(frame, layout, iteration, exception)
+        if execute_site(self, frame, &iteration) < 0:
+            error = self.failed(frame, iteration)
         jb_fp_leave(saved)
         return error
+
+    cdef int execute(self, JB_CallFrame* frame, cnp.npy_intp* iteration) except -1:
+        cdef Layout layout = self.layout
+        cdef Views views = self.spare
+        if layout is None or not layout.matches(frame):
+            layout = self.learn(frame)
+            self.layout = layout
+        self.spare = None  # a concurrent caller makes its own
+        if views is None or views.layout is not layout:
+            views = Views(layout, self)
+        self.loop_over(frame, layout, views, iteration)
+        self.spare = views
+        return 0
+
+    cdef JB_Error* failed(self, JB_CallFrame* frame, cnp.npy_intp iteration) noexcept:
+        """Describe the exception that is set."""
+        try:
+            propagate()
+        except BaseException as exception:
+            return self.report(frame, self.layout, iteration, exception)
+        return NULL
 
     cdef Layout learn(self, JB_CallFrame* frame):
         cdef JB_Buffer* buffer
@@ -425,11 +445,11 @@ cdef class CallSite:
         for i in range(layout.operands, layout.count):
             bases[i] = <char*>result_buffer(frame, i - layout.operands).data
             JB_ADVISE_HUGE(bases[i], layout.sizes_in_bytes[i])
-        for i in range(layout.count):
-            if layout.whole[i] is not None:
-                if copies is None:
-                    copies = [None] * layout.count
-                copies[i] = self.converted(layout, views, i)
+        if layout.converts:
+            copies = [
+                None if layout.whole[i] is None else self.converted(layout, views, i)
+                for i in range(layout.count)
+            ]
         for axis in range(layout.loop):
             views.index[axis] = 0
         for done in range(layout.iterations):
@@ -475,15 +495,11 @@ cdef class CallSite:
         cdef int i, n = layout.operands
         cdef object value
         if self.arguments == FLAT and (self.results == SINGLE or not self.wants_out):
-            for i in range(len(self.keyword_values)):
-                views.argv[1 + n + i] = <PyObject*>self.keyword_values[i]
-            if self.wants_out:
-                views.argv[1 + n + len(self.keyword_values)] = views.items[n]
             value = PyObject_Vectorcall(
                 <PyObject*>self.function,
                 views.argv + 1,
                 n | PY_VECTORCALL_ARGUMENTS_OFFSET,
-                <PyObject*>self.keyword_names if self.keyword_names else NULL,
+                views.keyword_names,
             )
         else:
             value = self.call_nested(views)
@@ -618,6 +634,21 @@ cdef class CallSite:
             return make_error(frame, code, encoded)
         except BaseException:
             return make_error(frame, 13, b"jaxbind: a call failed, and so did describing why")
+
+
+cdef int execute_or_raise(CallSite site, JB_CallFrame* frame, cnp.npy_intp* iteration) except -1:
+    return site.execute(frame, iteration)
+
+
+cdef int propagate() except -1:
+    """Raise the exception that is set."""
+    return -1
+
+
+# Called through a pointer without exceptions, so that `run` needs no `try`: saving the thread's
+# exception state would cost a tenth of a call. -1 says that one is set.
+ctypedef int (*execute_function)(CallSite, JB_CallFrame*, cnp.npy_intp*) noexcept
+cdef execute_function execute_site = <execute_function>execute_or_raise
 
 
 cdef bint has_none(tuple values):

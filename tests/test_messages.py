@@ -409,7 +409,7 @@ def test_other_platforms():
 
 
 @pytest.mark.parametrize("end", ["pass", "raise ValueError('pending')", "raise SystemExit(3)"])
-def test_leaving_with_calls_in_flight(end):
+def test_leaving_with_calls_in_flight(end, tmp_path):
     program = f"""
 import time
 import jax, jax.numpy as jnp
@@ -423,7 +423,12 @@ work(jnp.ones(1_000_000)), work(jnp.ones(1_000_000))
 {end}
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
     )
     code = {"p": 0, "V": 1, "S": 3}[end[0] if end == "pass" else end.split()[1][0]]
     assert done.returncode == code, done.stderr

@@ -80,10 +80,10 @@ def test_wrt_in_maps_scans_and_checkpoints(counted, argnum):
     assert [c for c in counted.taken() if c != "f"] == wrt
 
     def scanned(x, y):
-        def body(carry, _):
-            return carry, jnp.sum(counted.f(x, y))
+        def body(carry, t):
+            return carry, jnp.sum(counted.f(t * x, t * y))
 
-        return jnp.sum(jax.lax.scan(body, 0.0, None, length=3)[1])
+        return jnp.sum(jax.lax.scan(body, 0.0, jnp.arange(3.0))[1])
 
     jax.jit(jax.grad(scanned, argnum))(X, Y)
     assert [c for c in counted.taken() if c != "f"] == wrt * 3
@@ -177,7 +177,7 @@ def test_a_linear_function_is_its_own_pushforward():
     calls = []
     f = jaxbind.bind(lambda x: calls.append("f") or 2 * x, "(n)->(n)", linear=True)
     f.def_transpose(lambda ct: calls.append("T") or 2 * ct)
-    jax.jit(lambda x: jax.jvp(f, (x,), (x,)))(X)
+    jax.jit(lambda x: jax.jvp(f, (x,), (2 * x,)))(X)
     assert calls == ["f", "f"]
     calls.clear()
     jax.jit(jax.grad(total(f)))(X)
@@ -435,7 +435,7 @@ def test_a_replaced_rule_is_freed():
     assert gone() is None
 
 
-# What the declarations return ----------------------------------------------------------------------
+# What the declarations return ---------------------------------------------------------------------
 
 
 def test_declarations_return_the_derivative():
