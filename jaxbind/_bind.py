@@ -112,6 +112,8 @@ def _bind(
     if isinstance(function, Binding):
         bound = function.definition.label
         raise TypeError(f"bind({bound}): it is bound already; bind {bound}.function")
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"bind(name={name!r}): a name is a string")
     label = name or _label(function)
     if order not in ("C", "F"):
         raise ValueError(f"{label}: order={order!r} is not understood; it is 'C' or 'F'")

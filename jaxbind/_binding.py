@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import numpy as np
 from jax.tree_util import tree_flatten
 
 from jaxbind import _identity, _jax
@@ -84,8 +83,9 @@ class Binding(Declarations):
         for index, leaf in enumerate(leaves):
             if _jax.is_tracer(leaf):
                 traced = True
-            elif not isinstance(
-                leaf, (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
+            elif not (
+                isinstance(leaf, (bool, int, float, complex))
+                or (hasattr(leaf, "shape") and hasattr(leaf, "dtype"))
             ):
                 if hasattr(leaf, "__jax_array__"):
                     continue

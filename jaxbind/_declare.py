@@ -44,6 +44,8 @@ class Declarations:
         self, key: Hashable, step: str, role: Role, function: Callable | None, traced: Any = None
     ) -> Definition:
         made = self.definition.define(key, step, role, function, traced)
+        current = self.definition.rules.values()
+        self._derivatives = {d: b for d, b in self._derivatives.items() if d in current}
         self._forget()
         return made
 

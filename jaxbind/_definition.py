@@ -120,16 +120,17 @@ class Definition:
 
     def _checked(self, call: Call, operands: list[Any]) -> list[Any]:
         """Refuse dtypes that cannot cross; give Python numbers the precision of the others."""
+        every = isinstance(self.function, np.ufunc)  # NumPy's rule for ufuncs: integers, too
         strong = []
         for index, x in enumerate(operands):
             _dtypes.check(self.label, call.operand(index), x.dtype)
-            if _dtypes.is_inexact(x.dtype) and not jax.typeof(x).weak_type:
+            if (every or _dtypes.is_inexact(x.dtype)) and not jax.typeof(x).weak_type:
                 strong.append(x.dtype)
         if not strong:
             return operands
         return [
             x.astype(jnp.result_type(*strong, x))
-            if jax.typeof(x).weak_type and _dtypes.is_inexact(x.dtype)
+            if jax.typeof(x).weak_type and (every or _dtypes.is_inexact(x.dtype))
             else x
             for x in operands
         ]

@@ -43,6 +43,11 @@ class _Derived:
     """What the roles of derivatives share."""
 
     mixed = False
+
+    def lacks(self, call: Call, structs: Sequence[Any]) -> bool:
+        inner = self.parent_call(call)
+        return self.parent.role.lacks(inner, structs[: inner.tree.num_leaves])
+
     bare = False  # a tuple with an entry per argument, or the structure of the result
 
     def __init__(self, parent: Any):

@@ -45,7 +45,7 @@ def message(
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:
+    except BaseException:
         return "<unprintable>"
 
 

@@ -30,7 +30,7 @@ cdef extern from *:
     #include <stdatomic.h>
     #include <stdlib.h>
 
-    /* Calls in flight, counted per thread, since an atomic counter that all threads share would cost
+    /* Calls in flight, counted per thread: an atomic counter that all threads share would cost
        a tenth of a call. A thread writes its count and then reads whether we are leaving; the one
        that leaves sets that, waits longer than any processor delays a write, and then reads the
        counts: so it sees every call that did not see it. */

@@ -43,6 +43,7 @@ class Site:
 
     Attributes:
       loop: the number of loop dimensions.
+      vectorized: whether the function takes them itself.
       static: the static parameters.
       tree: the structure of the positional arguments.
       wanted: for a pullback, for which operands of the parent.
@@ -53,6 +54,7 @@ class Site:
     """
 
     loop: int
+    vectorized: bool
     static: Static
     tree: PyTreeDef
     wanted: tuple[bool, ...] | None
@@ -68,7 +70,7 @@ class Site:
             token = f"#{_PROCESS}-{next(_count)}"
             _sites[token] = self
             return token
-        rest = (self.loop, self.wanted, self.kept, self.seen, self.declared)
+        rest = (self.loop, self.vectorized, self.wanted, self.kept, self.seen, self.declared)
         return f"({static}, {tree}, {result}, {rest!r})"
 
     @classmethod
@@ -81,9 +83,11 @@ class Site:
                     " that cannot be written down, by a process that is gone"
                 )
             return site
-        static, tree, result, (loop, wanted, kept, seen, declared) = ast.literal_eval(text)
+        static, tree, result, rest = ast.literal_eval(text)
+        loop, vectorized, wanted, kept, seen, declared = rest
         return cls(
             loop,
+            vectorized,
             Static(dict(static)),
             tree_structure(tree),
             wanted,
@@ -113,6 +117,7 @@ def describe(call: Call, structs: list[jax.ShapeDtypeStruct]) -> tuple[str, str,
     seen = definition.role.seen(call, structs)
     site = Site(
         call.loop,
+        definition.vectorized and not (call.loop and definition.role.lacks(call, structs)),
         call.static,
         call.tree,
         getattr(call.like, "operands", None),
@@ -235,7 +240,7 @@ def open_site(name: str, text: str) -> Any:
         parent = definition.parent
         keywords["wrt"] = Wrt.from_operands(parent, site.tree.children()[0], site.wanted or ())
     if getattr(definition.function, "takes_loop", False):
-        keywords["loop"] = site.loop if definition.vectorized else 0
+        keywords["loop"] = site.loop if site.vectorized else 0
     names = [definition.operand_name(site.tree, i) for i in range(site.tree.num_leaves)]
     return _pycall.CallSite(
         function=definition.function,
@@ -244,7 +249,7 @@ def open_site(name: str, text: str) -> Any:
         keywords=keywords,
         wants_out=parameters.wants_out,
         loop=site.loop,
-        vectorized=definition.vectorized,
+        vectorized=site.vectorized,
         fortran=definition.order == "F",
         tree=site.tree,
         result=site.result,

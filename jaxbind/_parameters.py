@@ -203,5 +203,7 @@ def position(label: str, option: str, parameters: Parameters, argument: str | in
 
 def positions(label: str, option: str, parameters: Parameters, given: Any) -> frozenset[int]:
     """Positions of the arguments that an option names (one name, or several)."""
+    if not isinstance(given, (str, int, tuple, list, set, frozenset)):
+        raise TypeError(f"{label}: {option}{given!r} must be the name of an argument, or several")
     several = (given,) if isinstance(given, (str, int)) else tuple(given)
     return frozenset(position(label, option, parameters, a) for a in several)

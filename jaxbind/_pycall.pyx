@@ -55,9 +55,36 @@ cnp.import_array()
 
 cdef extern from *:
     """
+    #include <string.h>
     #define JB_SET_DATA(array, pointer) (((PyArrayObject_fields *)(array))->data = (pointer))
+
+    /* What a function could change in a view that the next call gets again: `x.shape = ...`. */
+    typedef struct {
+        int nd, flags;
+        PyArray_Descr *descr;
+        npy_intp *dimensions; /* in one block with the strides; a change of rank moves it */
+        npy_intp sizes[128]; /* shape and strides */
+    } JB_Mark;
+    static inline void JB_MARK(PyObject *array, JB_Mark *mark) {
+        PyArrayObject_fields *a = (PyArrayObject_fields *)array;
+        mark->nd = a->nd;
+        mark->flags = a->flags;
+        mark->descr = a->descr;
+        mark->dimensions = a->dimensions;
+        if (a->nd) memcpy(mark->sizes, a->dimensions, 2 * a->nd * sizeof(npy_intp));
+    }
+    static inline int JB_CHANGED(PyObject *array, JB_Mark *mark) {
+        PyArrayObject_fields *a = (PyArrayObject_fields *)array;
+        if (a->nd != mark->nd || a->flags != mark->flags || a->descr != mark->descr
+            || a->dimensions != mark->dimensions) return 1;
+        return a->nd && memcmp(mark->sizes, a->dimensions, 2 * a->nd * sizeof(npy_intp)) != 0;
+    }
     """
+    ctypedef struct JB_Mark:
+        pass
     void JB_SET_DATA(PyObject* array, char* pointer) noexcept
+    void JB_MARK(PyObject* array, JB_Mark* mark) noexcept
+    bint JB_CHANGED(PyObject* array, JB_Mark* mark) noexcept
 
 cdef extern from *:
     """
@@ -245,7 +272,9 @@ cdef class Views:
     cdef list arrays
     cdef PyObject** items  # borrowed from ``arrays``
     cdef PyObject** argv  # vectorcall arguments, the first place reserved
+    cdef int out_place  # of `out` among the arguments, 0 where there is none
     cdef PyObject* keyword_names  # borrowed from the call site, or NULL
+    cdef JB_Mark* marks  # how the views were made
     cdef char** bases  # where each operand's and result's data start in the current call
     cdef cnp.npy_intp* index  # the current loop index
 
@@ -254,8 +283,10 @@ cdef class Views:
         self.argv = NULL
         self.bases = NULL
         self.index = NULL
+        self.marks = NULL
 
     def __dealloc__(self):
+        free(self.marks)
         free(self.items)
         free(self.argv)
         free(self.bases)
@@ -269,21 +300,32 @@ cdef class Views:
         self.argv = <PyObject**>malloc((layout.count + extra + 1) * sizeof(PyObject*))
         self.bases = <char**>malloc((layout.count + 1) * sizeof(char*))
         self.index = <cnp.npy_intp*>malloc((layout.loop + 1) * sizeof(cnp.npy_intp))
-        if not (self.items and self.argv and self.bases and self.index):
+        self.marks = <JB_Mark*>malloc((layout.count + 1) * sizeof(JB_Mark))
+        if not (self.items and self.argv and self.bases and self.index and self.marks):
             raise MemoryError
+        self.out_place = 0
+        if site.wants_out and layout.count > layout.operands:
+            self.out_place = layout.operands + extra
         for i in range(layout.count):
-            array = new_view(
-                layout.seen[i], layout.shapes[i], layout.steps[i], i >= layout.operands)
-            self.arrays.append(array)
-            self.items[i] = <PyObject*>array
-            if i < layout.operands:
-                self.argv[1 + i] = <PyObject*>array
+            self.arrays.append(None)
+            self.renew(i)
         # the keywords stay behind the operands, `out` the last of them
         for i in range(extra - 1):
             self.argv[1 + layout.operands + i] = <PyObject*>site.keyword_values[i]
-        if site.wants_out and layout.count > layout.operands:
-            self.argv[layout.operands + extra] = self.items[layout.operands]
         self.keyword_names = <PyObject*>site.keyword_names if site.keyword_names else NULL
+
+    cdef int renew(self, int i) except -1:
+        """Make (or replace) the view of buffer i."""
+        layout = self.layout
+        array = new_view(layout.seen[i], layout.shapes[i], layout.steps[i], i >= layout.operands)
+        self.arrays[i] = array
+        self.items[i] = <PyObject*>array
+        JB_MARK(self.items[i], &self.marks[i])
+        if i < layout.operands:
+            self.argv[1 + i] = self.items[i]
+        elif i == layout.operands and self.out_place:
+            self.argv[self.out_place] = self.items[i]
+        return 0
 
 
 cdef object new_view(cnp.dtype dtype, tuple shape, tuple strides, bint writeable):
@@ -461,6 +503,9 @@ cdef class CallSite:
                 if Py_REFCNT(views.items[i]) != 1:
                     self.check_released(views)
                     break
+            for i in range(layout.count):
+                if JB_CHANGED(views.items[i], &views.marks[i]):
+                    views.renew(i)
             for axis in range(layout.loop - 1, -1, -1):
                 views.index[axis] += 1
                 stride = layout.strides + axis
@@ -492,7 +537,7 @@ cdef class CallSite:
 
     cdef int call(self, Layout layout, Views views) except -1:
         """Call the function once, on the views as they point now, and store what it returns."""
-        cdef int i, n = layout.operands
+        cdef int n = layout.operands
         cdef object value
         if self.arguments == FLAT and (self.results == SINGLE or not self.wants_out):
             value = PyObject_Vectorcall(
@@ -506,7 +551,11 @@ cdef class CallSite:
         if not self.wants_out:
             self.store(layout, views, value)
         elif value is not None and not (
-            self.results == SINGLE and <PyObject*>value == views.items[n]
+            self.results == SINGLE and (
+                <PyObject*>value == views.items[n]
+                # NumPy's functions make a scalar of an `out` without dimensions
+                or (isinstance(value, np.generic) and not layout.shapes[n])
+            )
         ):
             raise _errors.returned_with_out(_result.describe(value))
         return 0
@@ -608,7 +657,11 @@ cdef class CallSite:
     cdef int check_released(self, Views views) except -1:
         """Raise if the function still holds a view: its memory will soon be something else."""
         cdef int i
-        gc.collect()  # a reference cycle holds nothing that anybody can reach
+        # a reference cycle holds nothing that anybody can reach; most are young
+        for generation in (0, 2):
+            gc.collect(generation)
+            if all([Py_REFCNT(views.items[i]) == 1 for i in range(views.layout.count)]):
+                return 0
         for i in range(views.layout.count):
             if Py_REFCNT(views.items[i]) != 1:
                 n = views.layout.operands

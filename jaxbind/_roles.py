@@ -73,6 +73,14 @@ class Function:
     nondiff: frozenset[int]
     compute: np.dtype | None
 
+    def lacks(self, call: Call, structs: Sequence[Any]) -> bool:
+        """Whether operands lack optional dimensions: then a function cannot tell its core ones."""
+        del call
+        signature = getattr(self.shapes, "signature", None)
+        if signature is None:
+            return False
+        return signature.of_core_ranks([len(s.shape) for s in structs]) is not signature
+
     @property
     def mixed(self) -> bool:
         """Whether some of the derivative follows from linearity, without a rule."""

@@ -79,7 +79,7 @@ class FromSignature:
         return self.tree, [len(core) for core in outputs]
 
     def check(self, label: str, core_shapes: Sequence[Sequence[Any]], names: Sequence[str]) -> None:
-        resolved = self.signature.without_missing([len(s) for s in core_shapes])
+        resolved = self.signature.of_core_ranks([len(s) for s in core_shapes])
         try:
             resolved.sizes(core_shapes, names)
         except ValueError as error:
@@ -87,7 +87,7 @@ class FromSignature:
 
     def outputs(self, call: Call, structs: Structs) -> Outputs:
         shapes = [s.shape for s in structs]
-        signature = self.signature.without_missing([len(s) for s in shapes])
+        signature = self.signature.of_core_ranks([len(s) for s in shapes])
         sizes = signature.sizes(shapes, [call.operand(i) for i in range(len(shapes))])
         core_shapes = signature.output_shapes(sizes)
         dtypes = self.dtypes or (self._promoted(call, structs),) * len(core_shapes)
@@ -139,6 +139,11 @@ class FromOut:
         else:
             result = self.out
         leaves, tree = tree_flatten(result)
+        if not leaves:
+            raise TypeError(
+                f"{label}: out= gives {result!r}, which declares no result; give a"
+                " jax.ShapeDtypeStruct(shape, dtype) for each (a function must return them)"
+            )
         for leaf in leaves:
             if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
                 raise TypeError(
@@ -175,6 +180,8 @@ def make_outputs(
     for index, leaf in enumerate(declared):
         dtype = _dtypes.canonical(leaf.dtype)
         _dtypes.check(label, f"result {index}", dtype)
+        if any(isinstance(size, int) and size < 0 for size in leaf.shape):
+            raise ValueError(f"{label}: result {index} is declared with shape {tuple(leaf.shape)}")
         structs.append(jax.ShapeDtypeStruct(tuple(leaf.shape), dtype))
         known = np.dtype(leaf.dtype)
         if compute is not None and _dtypes.is_inexact(known):
@@ -227,7 +234,10 @@ def _dtypes_of(label: str, dtype: Any, count: int) -> tuple[np.dtype, ...] | Non
         raise TypeError(
             f"{label}: dtype= names {len(given)} dtypes; the signature has {count} outputs"
         )
-    return tuple(np.dtype(d) for d in given)
+    try:
+        return tuple(np.dtype(d) for d in given)
+    except TypeError:
+        raise TypeError(f"{label}: dtype={dtype!r} names no dtype that NumPy knows") from None
 
 
 # NumPy ufuncs -----------------------------------------------------------------------------------
@@ -242,7 +252,10 @@ class FromUfunc(FromSignature):
     @classmethod
     def of(cls, label: str, ufunc: np.ufunc, dtype: Any, compute: np.dtype | None) -> FromUfunc:
         text = ufunc.signature or f"{','.join(['()'] * ufunc.nin)}->{','.join(['()'] * ufunc.nout)}"
-        signature = parse(text)
+        try:
+            signature = parse(text)
+        except ValueError as error:
+            raise ValueError(f"{label}: {error}") from None
         return cls(signature, _dtypes_of(label, dtype, ufunc.nout), compute, ufunc)
 
     def outputs(self, call: Call, structs: Structs) -> Outputs:

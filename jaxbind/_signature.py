@@ -7,6 +7,7 @@ one that broadcasts.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -51,15 +52,32 @@ class Signature:
     def without_missing(self, ranks: Sequence[int]) -> Signature:
         """Drop the optional (``?``) dimensions that operands of these ranks do not have.
 
-        As in NumPy, a dimension that one operand lacks is dropped wherever it stands.
+        As in NumPy, an operand that lacks dimensions drops as many as it lacks, from the left,
+        and each is dropped wherever it stands.
         """
-        missing = {
-            dim.name
-            for core, rank in zip(self.inputs, ranks, strict=True)
-            if rank < len(core)
-            for dim in core
-            if dim.optional
-        }
+        missing: set[str] = set()
+        for core, rank in zip(self.inputs, ranks, strict=True):
+            present = [d.name for d in core if d.name not in missing]
+            for dim in core:
+                if len(present) <= rank:
+                    break
+                if dim.optional and dim.name in present:
+                    missing.add(dim.name)
+                    present = [name for name in present if name != dim.name]
+        return self._without(missing)
+
+    def of_core_ranks(self, ranks: Sequence[int]) -> Signature:
+        """The signature of a call whose operands have these *core* ranks exactly."""
+        cores = self.inputs + self.outputs
+        optional = list(dict.fromkeys(d.name for core in cores for d in core if d.optional))
+        for count in range(len(optional) + 1):
+            for missing in itertools.combinations(optional, count):
+                found = self._without(set(missing))
+                if [len(core) for core in found.inputs] == list(ranks):
+                    return found
+        return self
+
+    def _without(self, missing: set[str]) -> Signature:
         if not missing:
             return self
 
@@ -118,6 +136,8 @@ def parse(text: str) -> Signature:
             f"signature={text!r} is a {type(text).__name__}; it must be a string such as"
             " '(m,n),(n)->(m)'. Output shapes that are computed go into out="
         )
+    if re.search(r"\w\s+\w", text):
+        raise ValueError(f"signature {text!r}: separate core dimensions by commas, as in '(m,n)'")
     compact = re.sub(r"\s+", "", text)
     sides = compact.split("->")
     if len(sides) != 2:

@@ -7,8 +7,11 @@ function must get each as it was given, so here they differ.
 from __future__ import annotations
 
 import ast
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 _LITERALS = (int, float, complex, bool, str, bytes, type(None))
 
@@ -36,12 +39,11 @@ class Static:
     def literal(self) -> str | None:
         """The canonical text from which `parse` makes an equal object, if there is one."""
         if self._text is None:
-            text = repr(tuple(sorted(self.values.items())))
             try:
-                faithful = Static.parse(text) == self
-            except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-                faithful = False
-            self._text = text if faithful else ""
+                text = repr(tuple(sorted(self.values.items())))
+                self._text = text if Static.parse(text) == self else ""
+            except Exception:  # whatever a user's __repr__ or __eq__ raises: no literal
+                self._text = ""
         return self._text or None
 
     @classmethod
@@ -63,11 +65,20 @@ def exact(value: Any) -> Any:
         return ("float", value.hex())
     if kind is complex:
         return ("complex", value.real.hex(), value.imag.hex())
-    if kind in (tuple, frozenset):
-        return (kind.__name__, kind(exact(item) for item in value))
+    if isinstance(value, tuple):
+        return (_Typed(kind), tuple(exact(item) for item in value))
+    if kind is frozenset:
+        return ("frozenset", frozenset(exact(item) for item in value))
+    if kind in (range, slice):
+        return (kind.__name__, exact((value.start, value.stop, value.step)))
     hash(value)
     if kind in _LITERALS:
         return (kind.__name__, value)
+    if isinstance(value, np.generic) and not isinstance(value, np.object_):
+        return (kind.__name__, value.dtype.str, value.tobytes())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        compared = [f.name for f in dataclasses.fields(value) if f.compare]
+        return (_Typed(kind), tuple(exact(getattr(value, name)) for name in compared))
     return (kind.__qualname__, _Typed(value))
 
 

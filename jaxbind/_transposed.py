@@ -25,6 +25,12 @@ class Transposed:
     """
 
     mixed = False
+
+    def lacks(self, call: Call, structs: Sequence[Any]) -> bool:
+        del call, structs
+        signature = getattr(self.parent.role.shapes, "signature", None)
+        return signature is not None and any(d.optional for core in signature.inputs for d in core)
+
     bare = True
 
     def __init__(self, parent: Any, group: Hashable):

@@ -734,7 +734,7 @@ fourier.def_transpose(lambda cotangent: np.fft.fft(cotangent))  # F is symmetric
 
 
 def _half(x, *, n):
-    return jax.ShapeDtypeStruct((n // 2 + 1,), jnp.result_type(x.dtype, np.complex64))
+    return jax.ShapeDtypeStruct((n // 2 + 1,), np.result_type(x.dtype, np.complex64))
 
 
 @jaxbind.bind(out=_half, linear=True)

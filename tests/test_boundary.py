@@ -1,5 +1,6 @@
 """What crosses the boundary: dtypes, ranks, layouts, static parameters, loop dimensions."""
 
+import collections
 import dataclasses
 import enum
 import functools
@@ -424,3 +425,83 @@ def test_sharded_operands(x64):
     v = np.random.default_rng(0).standard_normal((8, 5))
     split = jax.device_put(v, jax.NamedSharding(mesh, jax.sharding.PartitionSpec("i")))
     np.testing.assert_array_equal(jax.jit(f)(split), np.sort(v))
+
+
+def test_a_function_may_reshape_its_own_views(x64):
+    """Views are kept between calls, so what a function sets on one must not last."""
+    import warnings
+
+    shapes = []
+
+    def reshaping(v, *, out):
+        shapes.append((v.shape, out.shape, out.flags.writeable))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # NumPy 2.5
+            out[...] = 2 * v
+            v.shape = (*v.shape, 1)
+            out.shape = (1, *out.shape)
+        out.flags.writeable = False
+
+    f = jaxbind.bind(out=lambda v: v)(reshaping)
+    for _ in range(2):
+        np.testing.assert_array_equal(f(np.arange(3.0)), [0, 2, 4])
+        np.testing.assert_array_equal(jax.vmap(f)(np.ones((2, 3))), np.full((2, 3), 2.0))
+    assert set(shapes) == {((3,), (3,), True)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    value: object
+
+
+Pair = collections.namedtuple("Pair", "a b")
+
+LOOKALIKES = [
+    (np.float64(0.0), np.float64(-0.0)),
+    (Level(1), Level(1.0), Level(True)),
+    (Level(0.0), Level(-0.0)),
+    (Pair(1, 2), Pair(1.0, 2), (1, 2)),
+    (range(0, 3, 2), range(0, 4, 2)),
+    (np.float32(1), np.float64(1), np.int64(1)),
+]
+
+
+@pytest.mark.parametrize("values", LOOKALIKES, ids=repr)
+def test_static_parameters_that_are_equal_but_not_the_same(values, x64):
+    seen = []
+
+    def function(v, *, value):
+        seen.append(repr(value))
+        return v
+
+    f = jaxbind.bind("()->()")(function)
+    jax.jit(lambda v: [f(v + k, value=value) for k, value in enumerate(values)])(1.0)
+    assert sorted(seen) == sorted(map(repr, values))
+
+
+def test_static_parameters_without_a_text(x64):
+    class Shy:
+        def __repr__(self):
+            raise RuntimeError("no")
+
+    f = jaxbind.bind("()->()")(lambda v, *, value: v)
+    for value in (10**5000, Shy(), np.float64("nan")):
+        assert f(2.0, value=value) == 2.0
+
+
+def test_a_function_that_writes_a_scalar(x64):
+    assert jaxbind.bind(np.dot, "(n),(n)->()")(np.ones(3), np.ones(3)) == 3.0
+
+
+def test_optional_dimensions_with_loops(x64):
+    matmul = jaxbind.bind(np.matmul)
+    a, v = np.random.default_rng(0).standard_normal((5, 2, 3)), np.arange(3.0)
+    np.testing.assert_allclose(matmul(a, v), a @ v)
+    np.testing.assert_allclose(jax.vmap(matmul, (0, None))(a, v), a @ v)
+    np.testing.assert_allclose(jax.vmap(matmul)(a[:, 0], a[:, 1]), np.sum(a[:, 0] * a[:, 1], -1))
+
+
+def test_ufuncs_take_python_numbers_weakly(x64):
+    for name in ("int8", "float16", "float32"):
+        v = np.ones(3, name)
+        assert jaxbind.bind(np.multiply)(v, 2).dtype == np.multiply(v, 2).dtype

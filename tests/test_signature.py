@@ -194,6 +194,7 @@ def test_two_dimensions_without_a_comma_are_refused():
 
 # Shapes -------------------------------------------------------------------------------------------
 
+
 @st.composite
 def shapes_for(draw, signature):
     """Operand shapes that fit a signature, mostly; some optional dimensions are missing."""
