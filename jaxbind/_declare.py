@@ -11,7 +11,7 @@ from jaxbind._call import Call
 from jaxbind._definition import Definition, Role
 from jaxbind._derivatives import Pullback, Pushforward
 from jaxbind._parameters import Parameters, position
-from jaxbind._roles import LINEAR, Function
+from jaxbind._roles import GENERAL, LINEAR, Function
 from jaxbind._rules import Jacobians, Partials, Traced
 from jaxbind._transposed import Transposed
 
@@ -130,6 +130,7 @@ class Declarations:
         return self._declare(("T", group), step, Transposed(self.definition, group), rule, traced)
 
     def _declare(self, key: Hashable, step: str, role: Role, rule: Any, traced: bool) -> Any:
+        self._refuse_needless(step)
         if not callable(rule):
             raise TypeError(
                 f"{self._label}.def_{step.partition('_')[0]}: rule={rule!r} is not callable;"
@@ -139,6 +140,18 @@ class Declarations:
             self._define(key, step, role, None, Traced(rule, f"{self._label}.{step}"))
             return rule
         return self._handle(self._define(key, step, role, rule))
+
+    def _refuse_needless(self, step: str) -> None:
+        """Where all of the derivative follows from linearity, a rule would never be called."""
+        role = self.definition.role
+        if step not in ("jvp", "vjp") or not isinstance(role, Function) or not role.mixed:
+            return
+        kinds = [role.kind(p) for p in range(len(self._parameters.operands))]
+        if role.linear is True or (GENERAL not in kinds and not self._parameters.variadic):
+            raise TypeError(
+                f"{self._label}: def_{step} would never be called, since it is declared linear in"
+                " each of its arguments; def_transpose is all it needs"
+            )
 
     def _group(self, argument: str | int | None) -> tuple[Hashable, str]:
         role = self.definition.role

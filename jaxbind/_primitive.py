@@ -20,7 +20,7 @@ from jax.interpreters import ad
 
 from jaxbind import _identity, _jax, _missing
 from jaxbind._call import Call, core_struct, fill, loop_shape, unbroadcast
-from jaxbind._result import flatten
+from jaxbind._result import conform, flatten
 from jaxbind._roles import GENERAL, NONDIFF
 from jaxbind._rules import inline
 
@@ -144,19 +144,21 @@ def _batch_by_rule(operands: Sequence[Any], axes: Sequence[int | None], call: Ca
     outputs = definition.outputs(call, core)
     batched = call.arguments([axis is not None for axis in axes])
     result, out_batched = definition.vmap_rule(call, size, batched, call.arguments(moved))
-    results = flatten(outputs.tree, outputs.kept, result)
+    label = f"{definition.label}.def_vmap: the rule"
     if isinstance(out_batched, bool):
-        flags = [out_batched] * len(results)
+        flags = [out_batched] * len(outputs.structs)
     else:
-        flags = flatten(outputs.tree, outputs.kept, out_batched)
-    for r, flag, struct in zip(results, flags, outputs.structs, strict=True):
-        wanted = ((size,) if flag else ()) + struct.shape
-        if jnp.shape(r) != wanted:
-            raise TypeError(
-                f"{definition.label}: the rule of def_vmap returned shape {jnp.shape(r)};"
-                f" wanted {wanted}, the mapped axis in front"
-            )
-    return results, [0 if flag else None for flag in flags]
+        try:
+            flags = [bool(flag) for flag in flatten(outputs.tree, outputs.kept, out_batched)]
+        except TypeError as error:
+            raise TypeError(f"{label}, for out_batched, {error}") from None
+    wanted = outputs._replace(
+        structs=tuple(
+            jax.ShapeDtypeStruct((size, *s.shape) if flag else s.shape, s.dtype)
+            for s, flag in zip(outputs.structs, flags, strict=True)
+        )
+    )
+    return conform(label, wanted, result, exact=True), [0 if flag else None for flag in flags]
 
 
 # Lowering ---------------------------------------------------------------------------------------

@@ -78,8 +78,10 @@ def describe(value: Any) -> str:
     return f"{text if len(text) < 60 else text[:57] + '...'} ({type(value).__name__})"
 
 
-def conform(label: str, outputs: Outputs, result: Any) -> list[jax.Array]:
+def conform(label: str, outputs: Outputs, result: Any, exact: bool = False) -> list[jax.Array]:
     """The leaves of what a traced rule returned, checked against what they must be.
+
+    Unless ``exact``, derivatives are brought to the precision that is wanted.
 
     Raises:
       TypeError: naming the rule, what it returned and what was wanted.
@@ -91,7 +93,7 @@ def conform(label: str, outputs: Outputs, result: Any) -> list[jax.Array]:
     checked = []
     for index, (leaf, struct) in enumerate(zip(leaves, outputs.structs, strict=True)):
         value = jnp.asarray(leaf)
-        if _dtypes.is_inexact(value.dtype) and _dtypes.is_inexact(struct.dtype):
+        if not exact and _dtypes.is_inexact(value.dtype) and _dtypes.is_inexact(struct.dtype):
             # JAX's cotangent of a real operand is the real part
             value = value if _dtypes.is_complex(struct.dtype) else jnp.real(value)
             value = value.astype(struct.dtype)

@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis.extra.numpy import mutually_broadcastable_shapes
 from reference import ALL, REAL, Case, close, named, split, tangents_of
 
+import jaxbind
+
 pytestmark = pytest.mark.usefixtures("x64")
 
 seeds = st.integers(0, 2**32 - 1)
@@ -205,3 +207,94 @@ def test_half_precision():
     x = jnp.asarray([0.5, 1.5], jnp.bfloat16)
     value, tangent = jax.jvp(lambda x: reference.product(x, x), (x,), (x,))
     close((value, tangent), (x**3, (3 * x**3).astype(jnp.bfloat16)), 2e-2)
+
+
+# Derivatives made from others ----------------------------------------------------------------------
+
+X = np.asarray([0.5, -1.0, 2.0])
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_from_vjp_of_any_rule(traced):
+    """The rule may be traced, return a bare array, ask for `wrt`, and leave out parameters."""
+    f = jaxbind.bind(lambda x, *, power=2, label="": x**power, "(n)->(n)")
+    f.def_jvp("from-vjp")
+    f.def_vjp(lambda p, ct: 2 * p[0] * ct, traced=traced)
+    close(jax.jvp(f, (X,), (X,))[1], jnp.asarray(2 * X**2))
+
+    @f.def_vjp(traced=traced)
+    def _(primals, ct, *, power, wrt):
+        return (power * primals[0] ** (power - 1) * ct if wrt[0] else None,)
+
+    close(jax.jvp(lambda x: f(x, power=3, label="a"), (X,), (X,))[1], jnp.asarray(3 * X**3))
+    mapped = jax.vmap(lambda x: jax.jvp(f, (x,), (X,))[1])
+    close(mapped(np.stack([X, 2 * X])), jnp.stack([2 * X**2, 4 * X**2]))
+
+
+@pytest.mark.parametrize("how", ["finite-difference", "complex-step"])
+def test_numerical_derivatives_beside_integer_results(how):
+    f = jaxbind.bind(
+        lambda x: (x**2, np.real(x) > 0, np.asarray(np.real(x), int)),
+        out=lambda x: (x, jax.ShapeDtypeStruct(x.shape, bool), jax.ShapeDtypeStruct(x.shape, int)),
+    )
+    f.def_jvp(how)
+    tangent = jax.jvp(f, (X,), (X,))[1]
+    close(tangent[0], jnp.asarray(2 * X**2), 1e-8)
+    assert {t.dtype for t in tangent[1:]} == {np.dtype(jax.dtypes.float0)}
+
+
+def test_numerical_derivatives_of_part_of_the_arguments():
+    """Integers, nondiff and linear arguments do not move."""
+    for how in ("finite-difference", "complex-step"):
+        f = jaxbind.bind(
+            lambda x, y, k, c: x * y**k * c, "(n),(n),(),(n)->(n)", linear="x", nondiff="c"
+        )
+        f.def_jvp(how)
+        args = X, X + 3, np.asarray(2), np.ones(3)
+
+        def along(g, args=args):
+            return jax.jvp(lambda x, y: g(x, y, *args[2:]), args[:2], (X, X))[1]
+
+        close(along(f), along(lambda x, y, k, c: x * y**k * c), 1e-8)
+
+
+@settings(max_examples=20)
+@given(
+    x=st.floats(-1e6, 1e6), scale=st.sampled_from([1e-8, 1.0, 1e8]), bits=st.sampled_from([32, 64])
+)
+def test_finite_differences_for_operands_and_tangents_of_any_size(x, scale, bits):
+    """The step follows both: relative error of eps**(2/3) where the function is smooth."""
+    f = jaxbind.bind(lambda x: x**2, "()->()", name="squared_for_differences")
+    f.def_jvp("finite-difference")
+    dtype = np.float64 if bits == 64 else np.float32
+    x, t = jnp.asarray(x, dtype), jnp.asarray(scale, dtype)
+    got = jax.jvp(f, (x,), (t,))[1] / scale
+    assert got.dtype == dtype
+    tolerance = 50 * float(jnp.finfo(dtype).eps) ** (2 / 3)
+    assert abs(got - 2 * x) <= tolerance * max(1.0, abs(2 * x))
+
+
+def test_both_from_the_other_is_refused():
+    f = jaxbind.bind(lambda x: x**2, "(n)->(n)")
+    f.def_jvp("from-vjp")
+    with pytest.raises(TypeError, match="from-jvp"):
+        f.def_vjp("from-jvp")
+
+
+def test_partials_are_for_arrays():
+    """One partial cannot be right for several leaves."""
+    f = jaxbind.bind(lambda p: p["a"] * p["b"] ** 2, out=lambda p: p["a"])
+    f.def_partials(lambda p: p["b"] ** 2)
+    p = {"a": X, "b": X}
+    with pytest.raises(TypeError, match="def_partials"):
+        jax.jvp(f, (p,), (p,))
+
+
+@pytest.mark.parametrize(
+    "rules", [{"def_jvp": lambda p, t: 5 * t[0]}, {"def_vjp": lambda p, ct: 5 * ct}], ids=list
+)
+def test_rules_that_a_linear_function_would_never_use_are_refused(rules):
+    f = jaxbind.bind(lambda x: 2 * x, "(n)->(n)", linear=True)
+    for name, rule in rules.items():
+        with pytest.raises(TypeError, match="def_transpose"):
+            getattr(f, name)(rule)

@@ -220,6 +220,32 @@ def test_numpy_partials_of_other_arguments_are_not_evaluated():
     assert calls == ["y"]
 
 
+@pytest.mark.parametrize(
+    ("how", "given", "calls"),
+    [
+        ("finite-difference", None, ["f"] * 2),
+        ("complex-step", None, ["f"]),
+        ("from-vjp", "def_vjp", ["rule"] * 3),
+        ("from-jvp", "def_jvp", ["rule"] * 3),
+    ],
+)
+def test_what_made_derivatives_cost(how, given, calls):
+    """As their documentation says; a result of three elements, an argument of three."""
+    seen = []
+    f = jaxbind.bind(lambda x: seen.append("f") or x**2, "(n)->(n)")
+    if given == "def_vjp":
+        f.def_vjp(lambda p, ct: seen.append("rule") or 2 * p[0] * ct)
+    if given == "def_jvp":
+        f.def_jvp(lambda p, t: seen.append("rule") or 2 * p[0] * t[0])
+    if how == "from-jvp":
+        f.def_vjp(how)
+        close(jax.jit(jax.grad(total(f)))(X), 2 * X)
+    else:
+        f.def_jvp(how)
+        close(jax.jit(lambda x: jax.jvp(f, (x,), (x,))[1])(X), 2 * X**2, 1e-8)
+    assert seen == calls
+
+
 # What they get ------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,8 @@
 """Pullbacks: against JAX's of the twin, and as transposes of the pushforwards."""
 
+import dataclasses
 import itertools
+from typing import Any
 
 import hypothesis.strategies as st
 import jax
@@ -11,6 +13,8 @@ import reference
 from hypothesis import given, settings
 from hypothesis.extra.numpy import mutually_broadcastable_shapes
 from reference import ALL, REAL, Case, close, inner, is_inexact, named, split, tangents_of
+
+import jaxbind
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -294,3 +298,96 @@ def test_operands_of_two_precisions():
 
     args = jnp.ones((2, 3), jnp.float32), jnp.arange(3.0)
     close(pulled(reference.matvec, (0, 1))(*args), pulled(twin, (0, 1))(*args))
+
+
+# Structures ---------------------------------------------------------------------------------------
+
+X = np.asarray([0.5, -1.0, 2.0])
+
+
+def test_results_written_in_place():
+    """`out` holds None for what is not wanted; several results, of different shapes."""
+
+    @jaxbind.bind(out=lambda x, y: (x, y))
+    def f(x, y, *, out):
+        out[0][...] = x * y[: len(x)]
+        out[1][...] = y**2
+
+    @f.def_vjp
+    def _(primals, cts, *, out, wrt):
+        x, y = primals
+        assert [o is not None for o in out] == list(wrt)
+        if wrt[0]:
+            out[0][...] = cts[0] * y[: len(x)]
+        if wrt[1]:
+            out[1][...] = 2 * y * cts[1]
+            out[1][: len(x)] += x * cts[0]
+
+    def twin(x, y):
+        return x * y[: len(x)], y**2
+
+    case = Case("", f, twin, lambda rng: None, (0, 1))
+    args = X[:2], X
+    for argnums in ((0,), (1,), (0, 1)):
+        close(pulled(case.bound, argnums)(*args), pulled(case.twin, argnums)(*args))
+    mapped = X[:2], np.stack([X, 2 * X])
+    got, want = (pulled(jax.vmap(g, (None, 0)), (0, 1))(*mapped) for g in (f, twin))
+    close(got, want)
+
+
+def test_an_argument_that_may_be_none():
+    f = jaxbind.bind(lambda x, b: x**2 if b is None else x**2 + b, out=lambda x, b: x)
+    f.def_vjp(lambda p, ct: (2 * p[0] * ct, None if p[1] is None else ct))
+    close(jax.grad(lambda x: f(x, None).sum())(X), jnp.asarray(2 * X))
+    close(jax.grad(lambda x, b: f(x, b).sum(), (0, 1))(X, X), (jnp.asarray(2 * X), jnp.ones(3)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Tagged:
+    u: Any
+    v: Any
+    tag: str = dataclasses.field(metadata={"static": True}, default="")
+
+
+def test_dataclasses_with_static_fields():
+    def product(p):
+        return Tagged(p.u * p.v, p.u, p.tag + "!")
+
+    f = jaxbind.bind(product, out=lambda p: Tagged(p.u, p.u, p.tag + "!"))
+    f.def_vjp(lambda p, ct: Tagged(ct.u * p[0].v + ct.v, ct.u * p[0].u, p[0].tag))
+    args = (Tagged(X, X + 1, "a"),)
+    close(pulled(f, (0,))(*args), pulled(product, (0,))(*args))
+
+
+# Derivatives made from others ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_from_jvp_of_any_rule(traced):
+    """The rule may be traced and leave out parameters; what has no derivative stays None."""
+    f = jaxbind.bind(
+        lambda x, c, k, *, power=2, label="": c * k * x**power, "(n),(n),()->(n)", nondiff="c"
+    )
+    f.def_vjp("from-jvp")
+
+    @f.def_jvp(traced=traced)
+    def _(primals, tangents, *, power):
+        x, c, k = primals
+        assert tangents[1:] == (None, None)
+        return c * k * power * x ** (power - 1) * tangents[0]
+
+    def gradient(x):
+        return jax.grad(lambda x: f(x, 2 * np.ones(3), 5, power=3, label="a").sum())(x)
+
+    close(gradient(X), jnp.asarray(30 * X**2))
+    close(jax.vmap(gradient)(np.stack([X, -2 * X])), jnp.stack([30 * X**2, 120 * X**2]))
+
+
+def test_from_jvp_where_nothing_is_there():
+    f = jaxbind.bind(lambda x: x**2, "(n)->(n)")
+    f.def_jvp(lambda p, t: 2 * p[0] * t[0])
+    f.def_vjp("from-jvp")
+    for shape in ((0,), (2, 0), (0, 2), (1, 2)):
+        x = jnp.ones(shape)
+        close(jax.grad(lambda x: f(x).sum())(x), 2 * x)
