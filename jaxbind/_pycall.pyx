@@ -520,7 +520,7 @@ cdef class CallSite:
             for i in range(layout.operands, layout.count):
                 if copies[i] is not None:
                     raw, seen = copies[i]
-                    np.copyto(raw, seen, casting="unsafe")
+                    convert(raw, seen)
         return 0
 
     cdef tuple converted(self, Layout layout, Views views, int i):
@@ -531,7 +531,7 @@ cdef class CallSite:
         memory = np.empty(raw.size, layout.seen[i])
         seen = np.ndarray(shape, layout.seen[i], memory, 0, seen_strides)
         if i < layout.operands:
-            np.copyto(seen, raw, casting="unsafe")
+            convert(seen, raw)
         views.bases[i] = cnp.PyArray_BYTES(memory)
         return raw, seen
 
@@ -617,8 +617,9 @@ cdef class CallSite:
                 if self.rule and _dtypes.is_inexact(array.dtype) and _dtypes.is_inexact(view.dtype):
                     # a rule may compute in another precision, and JAX's cotangent of a real
                     # operand is the real part
-                    if not _dtypes.is_complex(view.dtype):
-                        array = array.real
+                    part = array if _dtypes.is_complex(view.dtype) else array.real
+                    array = np.empty(part.shape, view.dtype)
+                    convert(array, part)
                 elif array.dtype != layout.raw[i]:
                     raise _errors.wrong_dtype(
                         index, layout.count - layout.operands,
@@ -702,6 +703,13 @@ cdef int propagate() except -1:
 # exception state would cost a tenth of a call. -1 says that one is set.
 ctypedef int (*execute_function)(CallSite, JB_CallFrame*, cnp.npy_intp*) noexcept
 cdef execute_function execute_site = <execute_function>execute_or_raise
+
+
+cdef int convert(target, source) except -1:
+    """Copy into another dtype, silently, as JAX converts: an overflow is no fault of a function."""
+    with np.errstate(all="ignore"):
+        np.copyto(target, source, casting="unsafe")
+    return 0
 
 
 cdef bint has_none(tuple values):

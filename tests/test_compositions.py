@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 
 import hypothesis.strategies as st
 import jax
@@ -306,6 +307,77 @@ def test_perturbations_are_not_confused():
     close(jax.grad(f)(0.7), jax.grad(twin)(0.7))
 
 
+def test_inside_linear_solvers():
+    """The binding is the matrix; JAX transposes and differentiates the solver around it."""
+    rng = np.random.default_rng(23)
+    a = normal(rng, (3, 3))
+    a, b = a @ a.T + 4 * jnp.eye(3), normal(rng, (3,))
+
+    def direct(matvec):
+        return lambda a, b: jax.lax.custom_linear_solve(
+            lambda x: matvec(a, x),
+            b,
+            lambda _, b: jnp.linalg.solve(a, b),
+            lambda _, b: jnp.linalg.solve(a.T, b),
+        )
+
+    def iterative(matvec):
+        return lambda a, b: jax.scipy.sparse.linalg.cg(lambda x: matvec(a, x), b, tol=1e-14)[0]
+
+    hessian = jax.jit(jax.hessian(nonlinear(direct(reference.matvec)), (0, 1)))(a, b)
+    close(hessian, jax.jit(jax.hessian(nonlinear(jnp.linalg.solve), (0, 1)))(a, b), 1e-8)
+    gradient = jax.jit(jax.grad(nonlinear(iterative(reference.matvec)), (0, 1)))(a, b)
+    close(gradient, jax.jit(jax.grad(nonlinear(jnp.linalg.solve), (0, 1)))(a, b), 1e-8)
+
+
+def test_vectorized_by_jax():
+    rng = np.random.default_rng(24)
+    args = normal(rng, (4, 1, 2, 3)), normal(rng, (3, 3))
+
+    def gradient(function):
+        vectorized = jnp.vectorize(function, signature="(m,n),(n)->(m)")
+        return jax.jit(jax.grad(nonlinear(vectorized), (0, 1)))(*args)
+
+    close(gradient(reference.matvec), gradient(jnp.matmul))
+
+
+def made_on_the_way(x):
+    f = jaxbind.bind(lambda x: x**2, "(n)->(n)")
+    f.def_jvp(lambda p, t: 2 * p[0] * t[0])
+    f.def_vjp(lambda p, ct: 2 * p[0] * ct)
+    return f(x)
+
+
+def test_a_binding_made_inside_the_traced_function():
+    """It is gone when the trace ends; what was traced keeps what it needs."""
+    x = jnp.asarray([0.5, -1.0, 2.0])
+    for wrap in ("jit", "scan", "cond", "checkpoint", "custom_jvp", "map-of-batches"):
+        f, twin = (WRAPPERS[wrap](g) for g in (made_on_the_way, lambda x: x**2))
+        gc.collect()
+        got = jax.jit(jax.value_and_grad(nonlinear(f)))(x)
+        gc.collect()
+        close(got, jax.jit(jax.value_and_grad(nonlinear(twin)))(x))
+
+
+def test_derivatives_outlive_their_binding():
+    def made():
+        closed = jax.make_jaxpr(jax.grad(nonlinear(made_on_the_way)))(x)
+        return (
+            jax.vjp(made_on_the_way, x)[1],
+            jax.linearize(made_on_the_way, x)[1],
+            jax.jit(jax.grad(nonlinear(made_on_the_way))).lower(x),
+            lambda x: jax.core.eval_jaxpr(closed.jaxpr, closed.consts, x)[0],
+        )
+
+    x = jnp.asarray([0.5, -1.0, 2.0])
+    pull, push, lowered, replayed = made()
+    gc.collect()
+    close(pull(x), (2 * x**2,))
+    close(push(x), 2 * x**2)
+    close(lowered.compile()(x), jax.grad(nonlinear(lambda x: x**2))(x))
+    close(replayed(x), jax.grad(nonlinear(lambda x: x**2))(x))
+
+
 # Compiled, traced, and not ------------------------------------------------------------------------
 
 
@@ -376,6 +448,7 @@ def test_strict_promotion_and_checks(case: Case):
 
     with (
         jax.numpy_dtype_promotion("strict"),
+        jax.numpy_rank_promotion("raise"),
         jax.debug_nans(True),
         jax.check_tracer_leaks(True),
         configured("jax_enable_checks", True),
@@ -647,6 +720,34 @@ def test_shard_map(case: Case, check_vma, devices):
         )
 
     got, want = every(sharded(case.bound)), every(total(case.twin))
+    close(jax.device_get(got), jax.device_get(want), 1e-8)
+
+
+@pytest.mark.parametrize("check_vma", [False, True])
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("case", named("triple", "blend"), ids=str)
+def test_gradient_inside_shard_map(case: Case, last, check_vma):
+    """Of a part of the arguments, by each device; with checks on, JAX sums over devices itself."""
+    single, batch = case.of(25), case.of(26, batch=2)
+    args = (single[0], batch[1], single[2])
+    axes = (None, 0, None)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("i",))
+    argnums = (2,) if last else (0, 1)
+
+    def sharded(function):
+        def body(*args):
+            gradient = jax.grad(nonlinear(jax.vmap(function, in_axes=axes)), argnums)(*args)
+            return [jax.lax.psum(jnp.sum(g**2), "i") for g in gradient]
+
+        return jax.shard_map(
+            body,
+            mesh=mesh,
+            in_specs=(PartitionSpec(), PartitionSpec("i"), PartitionSpec()),
+            out_specs=PartitionSpec(),
+            check_vma=check_vma,
+        )
+
+    got, want = (jax.jit(sharded(f))(*args) for f in (case.bound, case.twin))
     close(jax.device_get(got), jax.device_get(want), 1e-8)
 
 

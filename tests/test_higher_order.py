@@ -272,6 +272,81 @@ def test_gradient_of_a_derivative_called_directly():
     close(gradient(bound), gradient(twin))
 
 
+def test_gradients_of_derivatives_of_linear_and_partly_linear_functions():
+    """Called directly, `f.jvp` and `f.vjp` hold what follows from linearity, to any order."""
+    a, x = normal(np.random.default_rng(11), (2, 3)), jnp.arange(3.0)
+    c = jnp.asarray(0.4)
+    f, g = reference.matvec, reference.blend
+
+    def pushed(f):
+        return lambda primals, tangents: jax.jvp(f, primals, tangents)[1]
+
+    def pulled(f):
+        return lambda primals, ct: tuple(jax.vjp(f, *primals)[1](ct))
+
+    def gradient(function, *args):
+        def loss(*args):
+            return nonlinear(function)(*args)
+
+        return jax.jit(jax.grad(loss, range(len(args))))(*args)
+
+    for bound, twin, args in (
+        (f.jvp, pushed(jnp.matmul), ((a, x), tangents_of((a, x)))),
+        (f.vjp, pulled(jnp.matmul), ((a, x), jnp.ones(2))),
+        (g.jvp, pushed(reference.blend_twin), ((x, 2 * x, c), tangents_of((x, x, c)))),
+        (g.vjp, pulled(reference.blend_twin), ((x, 2 * x, c), jnp.ones(3))),
+    ):
+        close(gradient(bound, *args), gradient(twin, *args))
+
+
+def test_derivatives_of_derivatives_over_pytrees():
+    """Also where only one leaf is differentiated: the other's tangents are zeros or None."""
+    f = jaxbind.bind(lambda p: p["a"] * p["b"] ** 2, out=lambda p: p["a"])
+
+    def first(p, ct):
+        return {"a": p["b"] ** 2 * ct, "b": 2 * p["a"] * p["b"] * ct}
+
+    def second(p, t, ct):
+        a, b = p["a"], p["b"]
+        ta, tb = (0 if t[k] is None else t[k] for k in "ab")
+        return {"a": 2 * b * tb * ct, "b": 2 * b * ta * ct + 2 * a * tb * ct}
+
+    @f.def_jvp
+    def _(primals, tangents):
+        gradient = first(primals[0], 1)
+        return sum(gradient[k] * tangents[0][k] for k in "ab")
+
+    @f.def_vjp
+    def _(primals, ct):
+        return (first(primals[0], ct),)
+
+    @f.vjp.def_jvp
+    def _(primals, tangents):
+        ((p,), ct), ((t,), nothing) = primals, tangents
+        assert nothing is None
+        return (second(p, t, ct),)
+
+    @f.vjp.def_vjp
+    def _(primals, cotangents):
+        ((p,), ct), (u,) = primals, cotangents
+        return (second(p, u, ct),), None
+
+    def every(function):
+        found = []
+        x = jnp.asarray([0.5, -1.0])
+        for inputs in (
+            lambda y: {"a": y, "b": y + 1},
+            lambda y: {"a": y, "b": x},
+            lambda y: {"a": x, "b": y},
+        ):
+            loss = nonlinear(lambda y, inputs=inputs: function(inputs(y)))
+            found += [jax.hessian(loss)(x), jax.jacrev(jax.grad(loss))(x)]
+        return found
+
+    got, want = (jax.jit(every, static_argnums=0)(g) for g in (f, lambda p: p["a"] * p["b"] ** 2))
+    close(got, want, 1e-8)
+
+
 def test_partials_over_numpy_have_partials_of_their_own():
     assert reference.decay_k.jvp is reference.decay_k.jvp
     x = jnp.linspace(0.1, 1, 3)

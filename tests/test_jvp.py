@@ -209,7 +209,7 @@ def test_half_precision():
     close((value, tangent), (x**3, (3 * x**3).astype(jnp.bfloat16)), 2e-2)
 
 
-# Derivatives made from others ----------------------------------------------------------------------
+# Derivatives made from others ---------------------------------------------------------------------
 
 X = np.asarray([0.5, -1.0, 2.0])
 

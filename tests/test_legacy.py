@@ -148,7 +148,7 @@ def test_ducc_transforms():
 
     rng = np.random.default_rng(0)
     z = rng.standard_normal((4, 5, 6)) + 1j * rng.standard_normal((4, 5, 6))
-    transform = lambda v: jaxducc0.c2c(v, axes=(1,))[0]  # noqa: E731
+    transform = lambda v: jaxducc0.c2c(v, axes=(1,))[0]
     np.testing.assert_allclose(transform(z), np.fft.fft(z, axis=1))
     got = jax.jit(jax.vmap(transform, in_axes=1, out_axes=2))(z)
     np.testing.assert_allclose(got, np.moveaxis(np.fft.fft(z, axis=2), 1, 2))

@@ -76,7 +76,7 @@ def test_what_declarations_return():
 @pytest.mark.parametrize("name", ["finite-difference", "complex-step"])
 def test_numerical_derivatives(name):
     f = jaxbind.bind(lambda x, a: np.sin(a * x), "(n),()->(n)", name="f")
-    twin = lambda x, a: jnp.sin(a * x)  # noqa: E731
+    twin = lambda x, a: jnp.sin(a * x)
     assert callable(f.def_jvp(name))
     with pytest.raises(TypeError, match=r"f: reverse-mode .* needs f.def_vjp\(rule\)"):
         jax.grad(lambda x: f(x, 2.0).sum())(x)
@@ -259,7 +259,7 @@ def test_derivatives_called_directly_where_linearity_gives_a_part():
     a, v = np.arange(12.0).reshape(3, 4), np.arange(4.0)
     np.testing.assert_allclose(twins.matvec.jvp((a, v), (a, 2 * v)), 3 * a @ v)
     close(twins.matvec.vjp((a, v), np.ones(3)), (np.outer(np.ones(3), v), a.sum(0)))
-    tilt = lambda x, a: x * jnp.exp(a)  # noqa: E731
+    tilt = lambda x, a: x * jnp.exp(a)
     close(twins.tilt.jvp((v, 0.5), (v, 2.0)), jax.jvp(tilt, (v, 0.5), (v, 2.0))[1])
     close(twins.tilt.vjp((v, 0.5), v), jax.vjp(tilt, v, 0.5)[1](v))
     close(twins.sine.vjp((0.5,), 2.0), (2 * np.cos(0.5),))

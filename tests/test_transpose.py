@@ -10,7 +10,20 @@ import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis.extra.numpy import mutually_broadcastable_shapes
-from reference import Case, Pair, close, inner, is_inexact, named, normal, split, tangents_of
+from reference import (
+    Case,
+    Pair,
+    close,
+    inner,
+    is_inexact,
+    named,
+    nonlinear,
+    normal,
+    split,
+    tangents_of,
+)
+
+import jaxbind
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -302,3 +315,92 @@ def test_transposed_in_a_map(case: Case, axes):
         return found
 
     close(jax.jit(every, static_argnums=0)(case.bound), jax.jit(every, static_argnums=0)(case.twin))
+
+
+# Signatures ---------------------------------------------------------------------------------------
+
+
+def matmul_binding():
+    """NumPy's own signature; dimensions with a question mark may be missing."""
+    f = jaxbind.bind(lambda a, b: a @ b, "(m?,n),(n,p?)->(m?,p?)", multilinear=("a", "b"))
+
+    @f.def_transpose("a")
+    def _(b, ct):
+        rows = ct.reshape(-1, b.shape[1] if b.ndim == 2 else 1)
+        product = rows @ b.reshape(len(b), -1).T
+        return product if ct.ndim == b.ndim else product[0]
+
+    @f.def_transpose("b")
+    def _(a, ct):
+        columns = ct.reshape(a.shape[0] if a.ndim == 2 else 1, -1)
+        product = a.reshape(-1, a.shape[-1]).T @ columns
+        return product if ct.ndim == a.ndim else product[:, 0]
+
+    return f
+
+
+@pytest.mark.parametrize("shapes", [((2, 3), (3, 4)), ((3,), (3, 4)), ((2, 3), (3,)), ((3,), (3,))])
+def test_optional_dimensions(shapes):
+    """Derivatives of first and second order, alone and mapped."""
+    rng = np.random.default_rng(11)
+    args = tuple(normal(rng, s) for s in shapes)
+    stacked = normal(rng, (2, *shapes[0])), args[1]
+
+    def every(function):
+        loss = nonlinear(function)
+        mapped = nonlinear(jax.vmap(function, (0, None)))
+        return (
+            jax.vjp(function, *args)[1](tangents_of(args[0] @ args[1])),
+            jax.hessian(loss, (0, 1))(*args),
+            jax.grad(mapped, (0, 1))(*stacked),
+        )
+
+    got, want = (jax.jit(every, static_argnums=0)(f) for f in (matmul_binding(), jnp.matmul))
+    close(got, want, 1e-8)
+
+
+def test_fixed_dimensions():
+    f = jaxbind.bind(lambda a, b: np.cross(a, b), "(3),(3)->(3)", multilinear=("a", "b"))
+    f.def_transpose("a")(lambda b, ct: np.cross(b, ct))
+    f.def_transpose("b")(lambda a, ct: np.cross(ct, a))
+    rng = np.random.default_rng(12)
+    a, b = normal(rng, (4, 1, 3)), normal(rng, (2, 3))
+
+    def every(function):
+        return (
+            jax.jit(jax.grad(nonlinear(function), (0, 1)))(a, b),
+            jax.jit(jax.hessian(nonlinear(function), (0, 1)))(a[0, 0], b[0]),
+        )
+
+    close(every(f), every(jnp.cross), 1e-8)
+
+
+# Derivatives are linear in their tangents ---------------------------------------------------------
+
+
+def test_transposes_of_derivatives():
+    """The transpose of a pushforward is the pullback, and the other way round."""
+    x, c, ct = jnp.asarray([0.5, -1.0, 2.0]), jnp.asarray(0.3), jnp.arange(3.0)
+    f = reference.surface
+    push, pull = (lambda *t: f.jvp((x, c), t)), (lambda ct: f.vjp((x, c), ct))
+    close(jax.linear_transpose(push, x, c)(ct), tuple(pull(ct)))
+    close(jax.linear_transpose(pull, ct)((x, c)), (push(x, c),))
+
+    def twin(*t):
+        return jax.jvp(reference.blend_twin, (x, x, c), t)[1]
+
+    partly = jax.linear_transpose(lambda *t: reference.blend.jvp((x, x, c), t), x, x, c)
+    close(partly(ct), jax.linear_transpose(twin, x, x, c)(ct))
+
+
+def test_traced_transposes():
+    f = jaxbind.bind(lambda a, x: a @ x, "(m,n),(n)->(m)", multilinear=("a", "x"))
+    f.def_transpose("a", traced=True)(lambda x, ct: jnp.outer(ct, x))
+    f.def_transpose("x", traced=True)(lambda a, ct: a.T @ ct)
+    rng = np.random.default_rng(13)
+    args = normal(rng, (5, 2, 3)), normal(rng, (3,))
+
+    def hessian(function):
+        return jax.jit(jax.hessian(nonlinear(function), (0, 1)))(*args)
+
+    close(hessian(f), hessian(lambda a, x: a @ x), 1e-8)

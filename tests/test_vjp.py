@@ -360,7 +360,7 @@ def test_dataclasses_with_static_fields():
     close(pulled(f, (0,))(*args), pulled(product, (0,))(*args))
 
 
-# Derivatives made from others ----------------------------------------------------------------------
+# Derivatives made from others ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("traced", [False, True])
