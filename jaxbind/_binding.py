@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -30,6 +32,11 @@ class Binding(Declarations):
         self.__qualname__ = definition.qualname or self.__name__
         self.__module__ = definition.module
         self.__doc__ = getattr(definition.function, "__doc__", None)
+        if definition.parent is None:
+            with contextlib.suppress(TypeError, ValueError):  # not all callables have one
+                found = inspect.signature(definition.function)
+                shown = [p for p in found.parameters.values() if p.name != "out"]
+                self.__signature__ = found.replace(parameters=shown)
         self._derivatives: dict[Definition, Binding] = {}
         self._compiled: dict[Static, Callable] = {}
         self._plain: Any = None
@@ -42,6 +49,12 @@ class Binding(Declarations):
 
     def __repr__(self) -> str:
         return f"<jaxbind.Binding {self.definition.label}>"
+
+    def __copy__(self) -> Binding:
+        return self
+
+    def __deepcopy__(self, memo: dict) -> Binding:
+        return self  # as functions are
 
     def __reduce__(self) -> tuple:
         name = _identity.importable_name(self.definition)

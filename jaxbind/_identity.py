@@ -243,7 +243,7 @@ def open_site(name: str, text: str) -> Any:
         keywords["loop"] = site.loop if site.vectorized else 0
     names = [definition.operand_name(site.tree, i) for i in range(site.tree.num_leaves)]
     return _pycall.CallSite(
-        function=definition.function,
+        function=parameters.by_keyword_out(definition.function),
         label=definition.label,
         names=names,
         keywords=keywords,

@@ -29,6 +29,8 @@ class Parameters:
       any_static: whether there is ``**kwargs``.
       wants_out: whether a parameter is called ``out``.
       wants_wrt: whether a keyword-only parameter is called ``wrt``.
+      out_place: how many positional parameters stand in front of ``out``, if it is one.
+      out_named: whether it may be given by keyword.
       fill: so many operands there must be (by the signature): defaults fill them up.
     """
 
@@ -41,6 +43,8 @@ class Parameters:
     wants_out: bool
     wants_wrt: bool = False
     fill: int = 0
+    out_place: int | None = None
+    out_named: bool = True
 
     @classmethod
     def of(cls, function: Callable, *, rule: bool = False) -> Parameters:
@@ -54,11 +58,15 @@ class Parameters:
             return cls((), {}, frozenset(), True, {}, True, False)
         operands, defaults, by_keyword, static = [], {}, [], {}
         variadic = any_static = wants_out = wants_wrt = False
+        out_place, out_named = None, True
         for p in parameters:
             if p.name == "loop" and getattr(function, "takes_loop", False):
                 continue  # set by us for each call site (see `_legacy`)
             elif p.name == "out" and p.kind is not p.VAR_POSITIONAL and p.kind is not p.VAR_KEYWORD:
                 wants_out = True
+                if p.kind is not p.KEYWORD_ONLY:
+                    out_place = len(operands)
+                    out_named = p.kind is not p.POSITIONAL_ONLY
             elif rule and p.name == "wrt" and p.kind is p.KEYWORD_ONLY:
                 wants_wrt = True
             elif p.kind in _POSITIONAL:
@@ -82,7 +90,22 @@ class Parameters:
             any_static,
             wants_out,
             wants_wrt,
+            out_place=out_place,
+            out_named=out_named,
         )
+
+    def by_keyword_out(self, function: Callable) -> Callable:
+        """The function with ``out`` as a keyword, wherever it stands among its parameters."""
+        place = self.out_place
+        if place is None or (self.out_named and place >= len(self.operands)):
+            return function
+
+        def placed(*operands: Any, out: Any, **static: Any) -> Any:
+            if self.out_named and len(operands) <= place:
+                return function(*operands, out=out, **static)
+            return function(*operands[:place], out, *operands[place:], **static)
+
+        return placed
 
     def name(self, position: int) -> str | None:
         return self.operands[position] if position < len(self.operands) else None
@@ -124,6 +147,8 @@ class Parameters:
                 values.append(by_name.pop(name))
             elif name in self.defaults and (by_name or len(values) < self.fill):
                 values.append(self.defaults[name])
+            elif by_name:
+                raise TypeError(f"{label}: missing argument {len(values)} ({name})")
             else:
                 break
         if by_name:

@@ -44,13 +44,15 @@ def test_hessian(case: Case, mode):
     close(got, twin_hessian(case, 0), 1e-8)
 
 
-@pytest.mark.parametrize("case", named("sine", "blend", "cube"), ids=str)
+@pytest.mark.parametrize("case", named("sine", "blend"), ids=str)
 def test_eager_hessian(case: Case):
     got = jax.hessian(nonlinear(case.bound), case.argnums)(*case.of())
     close(got, twin_hessian(case, 0), 1e-8)
 
 
-@pytest.mark.parametrize("case", [c for c in TWICE if len(c.argnums) > 1], ids=str)
+@pytest.mark.parametrize(
+    "case", named("decay", "polar", "matvec", "triple", "blend", "surface"), ids=str
+)
 def test_each_pair_of_arguments(case: Case):
     """Differentiated in one argument, then in another: what is not wanted stays away."""
     args = case.of(2)
@@ -167,8 +169,8 @@ def twin_third(case: Case):
     return jax.jit(jax.jacfwd(jax.jacfwd(jax.grad(f))))(0.3)
 
 
-@pytest.mark.parametrize("modes", ["fff", "rff", "frf", "ffr", "rrf", "rrr"])
-@pytest.mark.parametrize("case", named("sine", "matvec", "triple", "solve"), ids=str)
+@pytest.mark.parametrize("modes", ["fff", "rff", "frf", "rrf"])
+@pytest.mark.parametrize("case", named("matvec", "triple", "solve"), ids=str)
 def test_third_derivative_along_a_line(case: Case, modes):
     args = case.of(8)
     directions = tangents_of(args)

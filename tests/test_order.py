@@ -55,7 +55,9 @@ def test_views_and_values(core, order, vectorized, in_place, route, dtype):
         check(v, out)
         np.add(v, v, out=out)
 
-    f = jaxbind.bind(written if in_place else returned, out=same, order=order, vectorized=vectorized)
+    f = jaxbind.bind(
+        written if in_place else returned, out=same, order=order, vectorized=vectorized
+    )
     batch = (2, 3)[:loops]
     v = (np.random.default_rng(0).random((*batch, *core)) * 9).astype(dtype)
     if route == "jit":
@@ -103,9 +105,7 @@ def test_both_orders_give_the_same(data):
         for f, vectorized in ((function, False), (stacked, True))
     ]
     for other in results[1:]:
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), results[0], other
-        )
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), results[0], other)
     want = stacked(*operands)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), results[0], want)
 
@@ -116,7 +116,13 @@ def test_operands_in_any_layout_of_their_own(order):
     seen = []
     f = jaxbind.bind(lambda v: seen.append(is_ordered(v, order)) or v * 2, out=same, order=order)
     v = np.arange(60.0).reshape(3, 4, 5)
-    for array in (v.T, np.asfortranarray(v), v[::-1, ::2], np.broadcast_to(v[0], (2, 4, 5)), v[..., 0]):
+    for array in (
+        v.T,
+        np.asfortranarray(v),
+        v[::-1, ::2],
+        np.broadcast_to(v[0], (2, 4, 5)),
+        v[..., 0],
+    ):
         np.testing.assert_array_equal(f(array), array * 2)
         np.testing.assert_array_equal(jax.jit(f)(jnp.asarray(v).T), v.T * 2)
         np.testing.assert_array_equal(jax.jit(lambda w: f(w.T + 1))(array), (array.T + 1) * 2)
@@ -194,7 +200,11 @@ def test_no_copy_between_fortran_functions(length, shape):
     f = jaxbind.bind(out=same, order="F")(lambda v, *, out: np.add(v, 1, out=out))
     found = moves(chain(f, length), v)
     assert found.count("custom-call") == length
-    assert found[0] in ("copy", "transpose", "fusion") and found[-1] in ("copy", "transpose", "fusion")
+    assert found[0] in ("copy", "transpose", "fusion") and found[-1] in (
+        "copy",
+        "transpose",
+        "fusion",
+    )
     assert len(found) <= length + 2  # on the way in and on the way out
     np.testing.assert_array_equal(jax.jit(chain(f, length))(v), v + length)
 
@@ -210,24 +220,15 @@ def test_no_copy_between_fortran_functions_under_vmap():
 @pytest.mark.parametrize("rank", [0, 1])
 def test_no_copy_at_all_where_the_orders_are_the_same(order, rank):
     f = jaxbind.bind(out=same, order=order)(lambda v: v + 1)
-    for function in (chain(f, 3), jax.vmap(chain(f, 3))):
-        assert set(moves(function, np.ones((4,) * (rank + (function is not None))))) <= {
-            "custom-call",
-            "bitcast",
-        }
+    core, batch = np.ones((4,) * rank), np.ones((5,) + (4,) * rank)
+    assert set(moves(chain(f, 3), core)) <= {"custom-call", "bitcast"}
+    assert set(moves(jax.vmap(chain(f, 3)), batch)) <= {"custom-call", "bitcast"}
 
 
 def test_no_copy_in_c_order():
     f = jaxbind.bind(out=same)(lambda v: v + 1)
     assert moves(chain(f, 3), np.ones((4, 5, 6))) == ["custom-call"] * 3
     assert set(moves(jax.vmap(chain(f, 3)), np.ones((4, 5, 6)))) <= {"custom-call", "bitcast"}
-
-
-def test_a_transpose_around_a_fortran_function_costs_nothing():
-    """The Fortran order of ``v.T`` is the C order of ``v``."""
-    f = jaxbind.bind(out=same, order="F")(lambda v: v + 1)
-    found = moves(lambda v: f(v.T).T, np.ones((4, 5)))
-    assert set(found) <= {"custom-call", "bitcast"}
 
 
 def test_mixed_orders_in_one_program():
