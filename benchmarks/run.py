@@ -1,11 +1,11 @@
 """Time jaxbind beside native JAX, pure_callback, ffi_call and the published JAXbind 1.3.1.
 
-``python benchmarks/run.py [--quick] [--rounds N] [--output DIR]`` prints a table and the
-promises, and writes ``times.json``, ``times.txt`` and ``times.png``. The columns take turns,
-several rounds, so that a machine whose speed drifts treats all alike; figures are medians over
-the rounds, ratios are within a round. The published package has the same import name, so it
-gets an environment of its own (made with pip in ``benchmarks/.envs``, or
-``--published-python PATH``).
+``python benchmarks/run.py [--quick] [--output DIR]`` prints a table and the promises, and writes
+``times.json``, ``times.txt`` and ``times.png``. Every column runs in a process of its own; for
+each case the columns take turns, and there are several rounds, each with new processes, so that
+a machine whose speed drifts treats all alike. The published package has the same import name,
+so it gets an environment of its own (made with pip in ``benchmarks/.envs``, or
+``--published-python PATH``). A column that cannot be measured is left out.
 """
 
 from __future__ import annotations
@@ -13,183 +13,206 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
+import platform
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 import venv
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+import report
+from plot import plot
+from report import NATIVE, PUBLISHED, SHOWN, YARDSTICKS, Results
 
 HERE = Path(__file__).resolve().parent
-COLUMNS = ["native", "pure_callback", "ffi_call", "jaxbind 1.3", "jaxbind", "jaxbind vectorized"]
-TITLES = {"ffi_call": "ffi_call (C)", "native": "native JAX"}
-Rounds = list[dict[str, dict[str, float]]]
-
-
-def published_python(given: str | None) -> str:
-    """The interpreter of an environment with jaxbind 1.3.1."""
-    if given:
-        return given
-    folder = HERE / ".envs" / "published"
-    python = folder / "bin" / "python"
-    if not (folder / "ready").exists():
-        print("making an environment for jaxbind 1.3.1 ...", flush=True)
-        venv.create(folder, with_pip=True, clear=True)
-        import jax
-
-        wanted = ["jaxbind==1.3.1", f"jax=={jax.__version__}"]
-        subprocess.run([python, "-m", "pip", "install", "-q", *wanted], check=True)
-        (folder / "ready").touch()
-    return str(python)
-
-
-def one(column: str, python: str, quick: bool) -> dict[str, float]:
-    command = [python, str(HERE / "worker.py"), column] + ["--quick"] * quick
-    environment = dict(os.environ)
-    if python != sys.executable:
-        environment.pop("PYTHONPATH", None)
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode != 0:
-        print(f"  {column}: failed\n{done.stderr[-2000:]}", file=sys.stderr)
-        return {}
-    return json.loads(done.stdout.splitlines()[-1])["times"]
-
-
-def median(rounds: Rounds, column: str, case: str) -> float | None:
-    values = [r[column][case] for r in rounds if case in r.get(column, {})]
-    return statistics.median(values) if values else None
-
-
-def ratio(rounds: Rounds, above: tuple[str, str], below: tuple[str, str]) -> float | None:
-    """Median over the rounds of the ratio within a round."""
-    values = [
-        r[above[0]][above[1]] / r[below[0]][below[1]]
-        for r in rounds
-        if above[1] in r.get(above[0], {}) and below[1] in r.get(below[0], {})
-    ]
-    return statistics.median(values) if values else None
-
-
-def table(rounds: Rounds) -> str:
-    cases = list(dict.fromkeys(c for r in rounds for times in r.values() for c in times))
-    width = max(map(len, cases))
-    lines = [" " * width + "".join(f"{TITLES.get(c, c):>20}" for c in COLUMNS)]
-    for case in cases:
-        base = median(rounds, "native", case)
-        cells = []
-        for column in COLUMNS:
-            value = median(rounds, column, case)
-            text = "-" if value is None else f"{value:.4g}"
-            if value is not None and base and column != "native":
-                text += f" ({value / base:.3g}x)"
-            cells.append(f"{text:>20}")
-        lines.append(f"{case:<{width}}" + "".join(cells))
-    return "\n".join(["microseconds, and ratios to native JAX", *lines])
-
-
-OURS, C, OLD, BACK = "jaxbind", "ffi_call", "jaxbind 1.3", "pure_callback"
-IDLE, IDLE_MAP = "does nothing, in a scan", "does nothing, vmap over 1000"
-EAGER, BIG = "eager call", "80 MB in, 80 MB out"
-
-PROMISES = [
-    ("a do-nothing function in a scan, to the C handler", (OURS, IDLE), (C, IDLE), 2.2),
-    ("the same, to JAXbind 1.3.1", (OURS, IDLE), (OLD, IDLE), 1 / 10),
-    ("the same, to pure_callback", (OURS, IDLE), (BACK, IDLE), 1 / 200),
-    ("vmap over 1000, overhead to JAXbind 1.3.1", (OURS, IDLE_MAP), (OLD, IDLE_MAP), 1 / 12),
-    (
-        "vectorized vmap, to one call on the whole batch",
-        ("jaxbind vectorized", "the batch of 1000, mapped"),
-        ("jaxbind vectorized", "the batch of 1000, one call"),
-        1.2,
-    ),
-    ("eager call, to eager x * x", (OURS, EAGER), ("native", EAGER), 1.5),
-    ("eager call, to eager jnp.sin", (OURS, EAGER), ("native", "eager jnp.sin"), 1.5),
-    ("80 MB, to NumPy allocating its result", (OURS, BIG), ("native", f"NumPy: {BIG}"), 1.5),
+CASES = [
+    "nothing_in_scan",
+    "nothing_mapped",
+    "scan",
+    "calls_in_program",
+    "mapped",
+    "whole_batch",
+    "jitted_call",
+    "eager_call",
+    "references",
+    "eager_vmap",
+    "large",
+    "nothing_large",
+    "tracing_and_lowering",
 ]
-
-LIMITS = [
-    ("touching nothing of 80 MB, microseconds", "does nothing, 80 MB", 100.0),
-    ("lowering one distinct call, microseconds", "lowering one call", 300.0),
-]
+PATIENCE = 600  # seconds for one case of one column
 
 
-def promises(rounds: Rounds) -> str:
-    lines = ["promises (median of the ratios within a round)"]
-
-    def add(text: str, value: float | None, bound: float) -> None:
-        verdict = "-" if value is None else ("ok" if value <= bound else "MISSED")
-        shown = "not measured" if value is None else f"{value:.4g}"
-        lines.append(f"  {text:<56}{shown:>14}   at most {bound:<8.4g}{verdict}")
-
-    for text, above, below, bound in PROMISES:
-        add(text, ratio(rounds, above, below), bound)
-    for text, case, bound in LIMITS:
-        add(text, median(rounds, "jaxbind", case), bound)
-    return "\n".join(lines)
+class WorkerError(RuntimeError):
+    """A column could not be measured."""
 
 
-def plot(rounds: Rounds, path: Path) -> None:
-    import matplotlib
+class Worker:
+    """A process that measures one column."""
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    def __init__(self, column: str, python: str) -> None:
+        environment = dict(os.environ)
+        if python != sys.executable:
+            environment.pop("PYTHONPATH", None)
+        self.errors = tempfile.TemporaryFile("w+")  # open as long as the process
+        self.process = subprocess.Popen(
+            [python, str(HERE / "worker.py"), column],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            env=environment,
+            text=True,
+        )
+        self.versions = self.reply()
 
-    groups = {
-        "inside a program (µs per call)": [
-            "does nothing, in a scan", "1000-step scan", "100 calls in a program", "vmap over 1000",
-        ],
-        "from Python (µs)": ["jitted call", "eager call", "eager vmap over 1000"],
-        "large arrays (µs)": ["80 MB in, 80 MB out", "does nothing, 80 MB"],
-        "compiling (µs per distinct call)": ["tracing one call", "lowering one call"],
-    }  # fmt: skip
-    shades = ["#999999", "#cc6677", "#ddaa33", "#aa4499", "#117733", "#44aa99"]
-    colours = dict(zip(COLUMNS, shades, strict=True))
-    figure, axes = plt.subplots(2, 2, figsize=(13, 9), layout="constrained")
-    for axis, (title, cases) in zip(axes.flat, groups.items(), strict=True):
-        for row, case in enumerate(cases):
-            for place, column in enumerate(COLUMNS):
-                value = median(rounds, column, case)
-                if value is None:
-                    continue
-                y = row + (place - 2.5) * 0.14
-                axis.barh(y, value, height=0.13, color=colours[column])
-                axis.text(value * 1.08, y, f"{value:.3g}", va="center", fontsize=7.5)
-        axis.set_xscale("log")
-        axis.set_yticks(range(len(cases)), cases)
-        axis.invert_yaxis()
-        axis.set_title(title, loc="left")
-        axis.margins(x=0.18)
-        axis.grid(axis="x", alpha=0.3)
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
-    handles = [plt.Rectangle((0, 0), 1, 1, color=colours[c]) for c in COLUMNS]
-    labels = [TITLES.get(c, c) for c in COLUMNS]
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(COLUMNS), frameon=False)
-    figure.suptitle("One call of x*x on 8 doubles, and what surrounds it")
-    figure.savefig(path, dpi=130)
+    def reply(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        alarm = threading.Timer(PATIENCE, self.process.kill)
+        alarm.start()
+        line = self.process.stdout.readline()
+        alarm.cancel()
+        if not line:
+            self.process.wait()
+            self.errors.seek(0)
+            said = self.errors.read().strip().splitlines()[-8:]
+            raise WorkerError("\n".join([f"ended with {self.process.returncode}", *said]))
+        return json.loads(line)
+
+    def measure(self, case: str, seconds: float, samples: int) -> dict[str, list[float]]:
+        assert self.process.stdin is not None
+        request = {"case": case, "seconds": seconds, "samples": samples}
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # `reply` says why
+        answer = self.reply()
+        if "error" in answer:
+            print(f"  {case}: {answer['error']}", file=sys.stderr)
+        return answer.get("times", {})
+
+    def close(self) -> None:
+        try:
+            self.process.communicate(timeout=30)
+        except (subprocess.TimeoutExpired, BrokenPipeError):
+            self.process.kill()
+            self.process.wait()
+        self.errors.close()
+
+
+def works(python: Path | str) -> bool:
+    """Whether JAXbind 1.3.1 computes squares there, with the JAX that is there."""
+    try:
+        Worker(PUBLISHED, str(python)).close()
+    except (WorkerError, OSError):
+        return False
+    return True
+
+
+def published_python() -> str | None:
+    """An environment with jaxbind 1.3.1, with the JAX of this one if the two get on."""
+    ours = version("jax")
+    folder = HERE / ".envs" / f"jaxbind-1.3.1-for-jax-{ours}-python-{platform.python_version()}"
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if (folder / "ready").exists():
+        return str(python)
+    for jax in (f"jax=={ours}", "jax"):
+        print(f"making an environment with jaxbind==1.3.1 and {jax} ...", flush=True)
+        try:
+            venv.create(folder, with_pip=True, clear=True)
+            install = [python, "-m", "pip", "install", "-q", "jaxbind==1.3.1", jax]
+            subprocess.run(install, check=True)
+        except (subprocess.CalledProcessError, OSError) as error:
+            print(f"  {error}", file=sys.stderr)
+            continue
+        if works(python):
+            (folder / "ready").touch()
+            return str(python)
+    print("no environment with jaxbind 1.3.1: its column is left out", file=sys.stderr)
+    return None
+
+
+def one_round(
+    columns: dict[str, tuple[str, str]], seconds: float, samples: int, results: Results
+) -> None:
+    """Start a process per column, and let them take turns at each case."""
+    found: report.Round = {}
+    workers: dict[str, Worker] = {}
+    versions = results.about.setdefault("versions", {})
+    for name, (column, python) in columns.items():
+        try:
+            workers[name] = Worker(column, python)
+        except (WorkerError, OSError) as error:
+            print(f"{name}: left out: {error}", file=sys.stderr)
+        else:
+            versions[name] = workers[name].versions
+            found[name] = {}
+    turn = len(results.rounds)
+    for case in CASES:
+        print(f"round {turn + 1}: {case}", flush=True)
+        names = list(workers)
+        first = turn % max(len(names), 1)  # nobody is always the first
+        for name in names[first:] + names[:first]:
+            if case == "references" and name != NATIVE:
+                continue
+            try:
+                found[name] |= workers[name].measure(case, seconds, samples)
+            except WorkerError as error:
+                print(f"{name}: stopped at {case}: {error}", file=sys.stderr)
+                workers.pop(name).close()
+    for worker in workers.values():
+        worker.close()
+    results.rounds.append(found)
+
+
+def about() -> dict[str, Any]:
+    """What the machine is."""
+    processor = platform.processor() or platform.machine()
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        lines = information.read_text().splitlines()
+        named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        processor = named[0] if named else processor
+    pages = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M %Z"),
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "system": platform.platform(terse=True),
+        "transparent huge pages": pages.read_text().strip() if pages.exists() else None,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
-    parser.add_argument("--quick", action="store_true", help="short samples, one round")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", maxsplit=1)[0])
+    parser.add_argument("--quick", action="store_true", help="short samples, two rounds")
+    parser.add_argument("--rounds", type=int, help="default: 5, or 2 if --quick")
     parser.add_argument("--output", type=Path, default=Path("benchmark-results"))
     parser.add_argument("--published-python", help="an interpreter that has jaxbind 1.3.1")
     options = parser.parse_args()
-    pythons = dict.fromkeys(COLUMNS, sys.executable)
-    pythons["jaxbind 1.3"] = published_python(options.published_python)
-    rounds: Rounds = []
-    for number in range(1 if options.quick else options.rounds):
-        found = {}
-        for column in COLUMNS:
-            print(f"round {number + 1}: {column}", flush=True)
-            found[column] = one(column, pythons[column], options.quick)
-        rounds.append(found)
+
+    columns = {name: (name, sys.executable) for name in SHOWN}
+    other = options.published_python or published_python()
+    del columns[PUBLISHED]
+    if other:
+        columns[PUBLISHED] = (PUBLISHED, other)
+        columns |= {there: (here, other) for here, there in YARDSTICKS.items()}
+    results = Results(about())
+    seconds, samples = (0.004, 3) if options.quick else (0.025, 7)
+    for _ in range(options.rounds or (2 if options.quick else 5)):
+        one_round(columns, seconds, samples, results)
+
     options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "times.json").write_text(json.dumps(rounds, indent=1))
-    text = f"{table(rounds)}\n\n{promises(rounds)}\n"
-    (options.output / "times.txt").write_text(text)
-    print(text)
-    plot(rounds, options.output / "times.png")
+    data = json.dumps(results.as_json(), indent=1, ensure_ascii=False)
+    (options.output / "times.json").write_text(data, encoding="utf-8")
+    text = report.text(results)
+    (options.output / "times.txt").write_text(text, encoding="utf-8")
+    print(f"\n{text}")
+    plot(results, options.output / "times.png")
 
 
 if __name__ == "__main__":
