@@ -7,13 +7,14 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from weakref import ref
 
 import jax
 from jax.tree_util import tree_flatten
 
 from jaxbind import _identity, _jax
 from jaxbind._declare import Declarations
-from jaxbind._definition import Definition
+from jaxbind._definition import Definition, EagerCalls
 from jaxbind._static import Static
 
 
@@ -39,6 +40,9 @@ class Binding(Declarations):
                 self.__signature__ = found.replace(parameters=shown)
         self._derivatives: dict[Definition, Binding] = {}
         self._compiled: dict[Static, Callable] = {}
+        self._eager_calls = EagerCalls()
+        if definition.bound is None or definition.bound() is None:
+            definition.bound = ref(self._eager_calls)
         self._plain: Any = None
         self._plain_count = -1
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,10 @@ Role = Function | Pushforward | Pullback | Transposed
 UNDECLARED = "undeclared jvp"
 
 
+class EagerCalls(dict[Call, Callable]):
+    """Compiled calls, for those outside jit; a binding owns them."""
+
+
 class Definition:
     """A function, or the derivative of one, with its role and its rules.
 
@@ -53,6 +57,8 @@ class Definition:
       traced: a rule that is a JAX function.
       vmap_rule: the rule of ``def_vmap``.
       rules: the derivatives that were declared.
+      bound: the compiled calls that its binding, or a derivative's, holds (weakly: they hold
+        this definition, and JAX's caches hold definitions as long as what they compiled lives).
     """
 
     def __init__(
@@ -90,6 +96,7 @@ class Definition:
         self.compute_dtype = compute_dtype
         self.vmap_rule: Any = None
         self.rules: dict[Hashable, Definition] = {}
+        self.bound: ref[EagerCalls] | None = None
         # replaced ones, too, as long as programs hold them
         self._steps: WeakValueDictionary[str, Definition] = WeakValueDictionary()
         self._versions: dict[Hashable, int] = {}
@@ -184,6 +191,16 @@ class Definition:
         if found is None:
             found = self._outputs[key] = self.role.outputs(call, structs)
         return found
+
+    def eager_calls(self) -> EagerCalls:
+        """The compiled calls of the nearest binding that is alive: our own, or our parent's."""
+        definition: Definition | None = self
+        while definition is not None:
+            found = definition.bound and definition.bound()
+            if found is not None:
+                return found
+            definition = definition.parent
+        return EagerCalls()
 
     @staticmethod
     def bind(call: Call, operands: Sequence[Any]) -> list[Any]:

@@ -49,6 +49,15 @@ def _text(error: BaseException) -> str:
         return "<unprintable>"
 
 
+def short_repr(value: Any) -> str:
+    """At most 60 characters of ``repr``, whatever a user's class does in it."""
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"<{type(value).__name__} object>"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def _short(name: str) -> str:
     """``argument 1 (y)`` -> ``y``"""
     return name.rpartition("(")[2].rstrip(")") or name

@@ -14,7 +14,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir, xla
+from jax.interpreters import ad, batching, mlir
 
 MINIMUM = (0, 9, 1)
 
@@ -108,6 +108,7 @@ def tangent_zero(primal_out: Any) -> ad.Zero:
 def make_primitive(
     name: str,
     *,
+    eager: Callable,
     abstract: Callable,
     jvp: Callable,
     transpose: Callable,
@@ -117,7 +118,7 @@ def make_primitive(
 ) -> Primitive:
     primitive = Primitive(name)
     primitive.multiple_results = True
-    primitive.def_impl(lambda *args, **params: xla.apply_primitive(primitive, *args, **params))
+    primitive.def_impl(eager)
     primitive.def_abstract_eval(abstract)
     ad.primitive_jvps[primitive] = jvp
     ad.primitive_transposes[primitive] = transpose
@@ -146,6 +147,34 @@ def _register_batcher(primitive: Primitive, batch: Callable) -> None:
 
 def move_batch_to_front(operand: Any, axis: int | None, size: int) -> Any:
     return batching.bdim_at_front(operand, axis, size)
+
+
+# Evaluation outside jit -----------------------------------------------------------------------
+
+
+def compiled_alone(primitive: Primitive, **params: Any) -> Callable:
+    """One equation as a compiled function.
+
+    ``jax.interpreters.xla.apply_primitive`` does the same, but keeps the parameters, and with
+    them the functions of users, in a cache of its own.
+    """
+
+    def run(*operands: Any) -> Any:
+        return primitive.bind(*operands, **params)
+
+    run.__name__ = run.__qualname__ = primitive.name
+    # With ``debug_nans`` JAX evaluates a compiled function that gave NaN once more, equation by
+    # equation, but for this mark (jax 0.9 to 0.12), without which that would never end.
+    run._apply_primitive = True  # pyright: ignore[reportFunctionMemberAccess]
+    return jax.jit(run)
+
+
+def call_compiled(compiled: Callable, operands: Sequence[Any]) -> Any:
+    """Call it compiled, also under ``jax.disable_jit``: there is no function to step into."""
+    if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+        with jax.disable_jit(False):
+            return compiled(*operands)
+    return compiled(*operands)
 
 
 # Lowering -------------------------------------------------------------------------------------

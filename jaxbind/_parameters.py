@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from jaxbind import _jax
-from jaxbind._static import NO_STATIC, Static
+from jaxbind._errors import short_repr
+from jaxbind._static import NO_STATIC, Static, is_hashable
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _EMPTY = inspect.Parameter.empty
@@ -129,7 +130,7 @@ class Parameters:
             else:
                 known = [*self.static, *sorted(self.by_keyword)]
                 raise TypeError(
-                    f"{label}: unexpected keyword argument {name}={_short(value)};"
+                    f"{label}: unexpected keyword argument {name}={short_repr(value)};"
                     f" it takes {', '.join(known) or 'no keywords'}"
                 )
         operands = self._operands(label, args, by_name)
@@ -137,7 +138,8 @@ class Parameters:
             if name not in static:
                 if default is _EMPTY:
                     raise TypeError(f"{label}: missing the static keyword argument {name}=")
-                static[name] = default
+                if is_hashable(default):
+                    static[name] = default  # otherwise left to the function
         return operands, hashable(label, static)
 
     def _operands(self, label: str, args: tuple, by_name: dict[str, Any]) -> tuple:
@@ -197,15 +199,10 @@ def hashable(label: str, values: Mapping[str, Any]) -> Static:
                         f" jax.jit(..., static_argnames={name!r}), or make it a positional operand"
                     )
                 raise TypeError(
-                    f"{label}: static parameter {name}={_short(value)} is unhashable ({kind});"
+                    f"{label}: static parameter {name}={short_repr(value)} is unhashable ({kind});"
                     f" static parameters are part of the compiled program. {remedy}"
                 ) from None
         raise
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def position(label: str, option: str, parameters: Parameters, argument: str | int) -> int:

@@ -32,6 +32,18 @@ def bind(call: Call, operands: Sequence[Any]) -> list[Any]:
     return foreign_p.bind(*_jax.unify_varying(operands), call=call)
 
 
+# Evaluation -------------------------------------------------------------------------------------
+
+
+def _eager(*operands: Any, call: Call) -> list[Any]:
+    """Outside jit: compiled functions that live as long as the binding."""
+    kept = call.definition.eager_calls()
+    compiled = kept.get(call)
+    if compiled is None:
+        compiled = kept.setdefault(call, _jax.compiled_alone(foreign_p, call=call))
+    return _jax.call_compiled(compiled, operands)
+
+
 # Abstract evaluation ----------------------------------------------------------------------------
 
 
@@ -203,6 +215,7 @@ TARGET = _identity.register_target()
 
 foreign_p = _jax.make_primitive(
     "jaxbind",
+    eager=_eager,
     abstract=_abstract,
     jvp=_jvp,
     transpose=_transpose,

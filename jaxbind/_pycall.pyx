@@ -16,7 +16,6 @@ from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp
 
 cimport numpy as cnp
@@ -42,6 +41,13 @@ from jaxbind._frame cimport (
     set_state,
     string_attribute,
 )
+from jaxbind._views cimport (
+    JB_CHANGED,
+    JB_SET_DATA,
+    Layout,
+    Views,
+    new_view,
+)
 from jaxbind.xla_ffi cimport (
     JB_Buffer,
     JB_ByteSpan,
@@ -52,39 +58,6 @@ from jaxbind.xla_ffi cimport (
 )
 
 cnp.import_array()
-
-cdef extern from *:
-    """
-    #include <string.h>
-    #define JB_SET_DATA(array, pointer) (((PyArrayObject_fields *)(array))->data = (pointer))
-
-    /* What a function could change in a view that the next call gets again: `x.shape = ...`. */
-    typedef struct {
-        int nd, flags;
-        PyArray_Descr *descr;
-        npy_intp *dimensions; /* in one block with the strides; a change of rank moves it */
-        npy_intp sizes[128]; /* shape and strides */
-    } JB_Mark;
-    static inline void JB_MARK(PyObject *array, JB_Mark *mark) {
-        PyArrayObject_fields *a = (PyArrayObject_fields *)array;
-        mark->nd = a->nd;
-        mark->flags = a->flags;
-        mark->descr = a->descr;
-        mark->dimensions = a->dimensions;
-        if (a->nd) memcpy(mark->sizes, a->dimensions, 2 * a->nd * sizeof(npy_intp));
-    }
-    static inline int JB_CHANGED(PyObject *array, JB_Mark *mark) {
-        PyArrayObject_fields *a = (PyArrayObject_fields *)array;
-        if (a->nd != mark->nd || a->flags != mark->flags || a->descr != mark->descr
-            || a->dimensions != mark->dimensions) return 1;
-        return a->nd && memcmp(mark->sizes, a->dimensions, 2 * a->nd * sizeof(npy_intp)) != 0;
-    }
-    """
-    ctypedef struct JB_Mark:
-        pass
-    void JB_SET_DATA(PyObject* array, char* pointer) noexcept
-    void JB_MARK(PyObject* array, JB_Mark* mark) noexcept
-    bint JB_CHANGED(PyObject* array, JB_Mark* mark) noexcept
 
 cdef extern from *:
     """
@@ -114,238 +87,13 @@ cdef extern from "Python.h":
     double PyFloat_AS_DOUBLE(object)
 
 cdef extern from "numpy/arrayobject.h":
-    object PyArray_NewFromDescr(
-        type subtype, cnp.dtype descr, int nd, const cnp.npy_intp* dims,
-        const cnp.npy_intp* strides, void* data, int flags, object obj)
     int PyArray_CopyInto(cnp.ndarray destination, cnp.ndarray source) except -1
-    void PyArray_CLEARFLAGS(cnp.ndarray array, int flags) noexcept
 
 # How a pytree of operands or results is taken apart and put together.
 cdef enum Shape:
     SINGLE  # one leaf
     FLAT    # a tuple of leaves
     NESTED  # anything else
-
-cdef list DTYPES = [_dtypes.CODES.get(code) for code in range(64)]
-
-
-cdef class Layout:
-    """What the buffers of a call site look like; learnt from its first call.
-
-    Buffers are numbered with the operands first. ``strides[i * loop + a]`` is the step in
-    bytes of buffer i along loop dimension a: 0 where its size there is 1.
-    """
-
-    cdef int count, operands, loop
-    cdef list specs  # (code, dims) per buffer
-    cdef list raw, seen  # dtype of the buffer; dtype that the function sees
-    cdef list shapes, steps  # shape and strides of the view that the function gets
-    cdef list whole  # for a converted buffer: (shape, strides of the raw buffer), else None
-    cdef int* codes
-    cdef int64_t* ranks
-    cdef int64_t** dims
-    cdef size_t* sizes_in_bytes
-    cdef cnp.npy_intp* sizes  # of the loop dimensions that the handler loops over
-    cdef cnp.npy_intp* strides
-    cdef cnp.npy_intp iterations
-    cdef bint converts  # whether any buffer is
-
-    def __cinit__(self):
-        self.codes = NULL
-        self.ranks = NULL
-        self.dims = NULL
-        self.sizes_in_bytes = NULL
-        self.sizes = NULL
-        self.strides = NULL
-
-    def __dealloc__(self):
-        cdef int i
-        if self.dims != NULL:
-            for i in range(self.count):
-                free(self.dims[i])
-        free(self.dims)
-        free(self.codes)
-        free(self.ranks)
-        free(self.sizes_in_bytes)
-        free(self.sizes)
-        free(self.strides)
-
-    def __init__(self, list specs, int operands, CallSite site):
-        cdef int i, a
-        cdef Py_ssize_t loop = site.loop
-        self.specs = specs
-        self.count = len(specs)
-        self.operands = operands
-        self.loop = 0 if site.vectorized else site.loop
-        self.codes = <int*>malloc((self.count + 1) * sizeof(int))
-        self.ranks = <int64_t*>malloc((self.count + 1) * sizeof(int64_t))
-        self.dims = <int64_t**>malloc((self.count + 1) * sizeof(int64_t*))
-        self.sizes_in_bytes = <size_t*>malloc((self.count + 1) * sizeof(size_t))
-        self.sizes = <cnp.npy_intp*>malloc((self.loop + 1) * sizeof(cnp.npy_intp))
-        self.strides = <cnp.npy_intp*>malloc((self.count * self.loop + 1) * sizeof(cnp.npy_intp))
-        if not (
-            self.codes and self.ranks and self.dims and self.sizes_in_bytes and self.sizes
-            and self.strides
-        ):
-            self.count = 0
-            raise MemoryError
-        for i in range(self.count):
-            self.dims[i] = NULL
-        self.raw, self.seen, self.shapes, self.steps, self.whole = [], [], [], [], []
-        full = [1] * loop
-        for i, (code, shape) in enumerate(specs):
-            self.codes[i] = code
-            self.ranks[i] = len(shape)
-            self.dims[i] = <int64_t*>malloc((len(shape) + 1) * sizeof(int64_t))
-            if self.dims[i] == NULL:
-                raise MemoryError
-            for a in range(len(shape)):
-                self.dims[i][a] = shape[a]
-            if len(shape) < loop:
-                raise _errors.ContractError(f"got a buffer of rank {len(shape)} for {loop} loops")
-            for a in range(loop):
-                if shape[a] != 1:
-                    full[a] = shape[a]
-            raw = DTYPES[code] if 0 <= code < len(DTYPES) else None
-            if raw is None:
-                raise _errors.ContractError(f"got a buffer of XLA type {code}, unknown to NumPy")
-            self.sizes_in_bytes[i] = raw.itemsize
-            for a in range(len(shape)):
-                self.sizes_in_bytes[i] *= <size_t>shape[a]
-            seen = site.seen[i] if i < operands else site.declared[i - operands]
-            seen = raw if seen is None else seen
-            self.raw.append(raw)
-            self.seen.append(seen)
-            steps = buffer_strides(shape, loop, seen.itemsize, site.fortran)
-            self.whole.append(
-                None if seen is raw or seen == raw
-                else (shape, steps, buffer_strides(shape, loop, raw.itemsize, site.fortran))
-            )
-            self.shapes.append(tuple(shape[self.loop:]))
-            self.steps.append(tuple(steps[self.loop:]))
-            for a in range(self.loop):
-                self.strides[i * self.loop + a] = 0 if shape[a] == 1 else steps[a]
-        self.converts = any([whole is not None for whole in self.whole])
-        self.iterations = 1
-        for a in range(self.loop):
-            self.sizes[a] = full[a]
-            self.iterations *= full[a]
-
-    cdef bint matches(self, JB_CallFrame* frame) noexcept nogil:
-        cdef int i
-        cdef JB_Buffer* buffer
-        if frame.args.size != self.operands or frame.rets.size != self.count - self.operands:
-            return False
-        for i in range(self.count):
-            if i < self.operands:
-                buffer = operand(frame, i)
-            else:
-                buffer = result_buffer(frame, i - self.operands)
-            if (
-                buffer == NULL
-                or <int>buffer.dtype != self.codes[i]
-                or buffer.rank != self.ranks[i]
-                or memcmp(buffer.dims, self.dims[i], buffer.rank * sizeof(int64_t)) != 0
-            ):
-                return False
-        return True
-
-
-def buffer_strides(shape, Py_ssize_t loop, Py_ssize_t itemsize, bint fortran):
-    """Strides in bytes: loop dimensions row-major in front, core dimensions in either order."""
-    strides = [0] * len(shape)
-    step = itemsize
-    core = range(loop, len(shape))
-    for axis in core if fortran else reversed(core):
-        strides[axis] = step
-        step *= shape[axis]
-    for axis in reversed(range(loop)):
-        strides[axis] = step
-        step *= shape[axis]
-    return strides
-
-
-cdef class Views:
-    """The arrays that one caller at a time hands to the function."""
-
-    cdef Layout layout
-    cdef list arrays
-    cdef PyObject** items  # borrowed from ``arrays``
-    cdef PyObject** argv  # vectorcall arguments, the first place reserved
-    cdef int out_place  # of `out` among the arguments, 0 where there is none
-    cdef PyObject* keyword_names  # borrowed from the call site, or NULL
-    cdef JB_Mark* marks  # how the views were made
-    cdef char** bases  # where each operand's and result's data start in the current call
-    cdef cnp.npy_intp* index  # the current loop index
-
-    def __cinit__(self):
-        self.items = NULL
-        self.argv = NULL
-        self.bases = NULL
-        self.index = NULL
-        self.marks = NULL
-
-    def __dealloc__(self):
-        free(self.marks)
-        free(self.items)
-        free(self.argv)
-        free(self.bases)
-        free(self.index)
-
-    def __init__(self, Layout layout, CallSite site):
-        cdef int i, extra = len(site.keyword_values) + 1
-        self.layout = layout
-        self.arrays = []
-        self.items = <PyObject**>malloc((layout.count + 1) * sizeof(PyObject*))
-        self.argv = <PyObject**>malloc((layout.count + extra + 1) * sizeof(PyObject*))
-        self.bases = <char**>malloc((layout.count + 1) * sizeof(char*))
-        self.index = <cnp.npy_intp*>malloc((layout.loop + 1) * sizeof(cnp.npy_intp))
-        self.marks = <JB_Mark*>malloc((layout.count + 1) * sizeof(JB_Mark))
-        if not (self.items and self.argv and self.bases and self.index and self.marks):
-            raise MemoryError
-        self.out_place = 0
-        if site.wants_out and layout.count > layout.operands:
-            self.out_place = layout.operands + extra
-        for i in range(layout.count):
-            self.arrays.append(None)
-            self.renew(i)
-        # the keywords stay behind the operands, `out` the last of them
-        for i in range(extra - 1):
-            self.argv[1 + layout.operands + i] = <PyObject*>site.keyword_values[i]
-        self.keyword_names = <PyObject*>site.keyword_names if site.keyword_names else NULL
-
-    cdef int renew(self, int i) except -1:
-        """Make (or replace) the view of buffer i."""
-        layout = self.layout
-        array = new_view(layout.seen[i], layout.shapes[i], layout.steps[i], i >= layout.operands)
-        self.arrays[i] = array
-        self.items[i] = <PyObject*>array
-        JB_MARK(self.items[i], &self.marks[i])
-        if i < layout.operands:
-            self.argv[1 + i] = self.items[i]
-        elif i == layout.operands and self.out_place:
-            self.argv[self.out_place] = self.items[i]
-        return 0
-
-
-cdef object new_view(cnp.dtype dtype, tuple shape, tuple strides, bint writeable):
-    """An array over memory that is set later (`JB_SET_DATA`) and not owned."""
-    cdef cnp.npy_intp dims[64]
-    cdef cnp.npy_intp steps[64]
-    cdef int i, rank = len(shape)
-    cdef char* placeholder = <char*>dims
-    if rank > 64:
-        raise _errors.ContractError(f"got an array of {rank} dimensions; NumPy has at most 64")
-    for i in range(rank):
-        dims[i] = shape[i]
-        steps[i] = strides[i]
-    Py_INCREF(dtype)  # the array steals a reference
-    array = PyArray_NewFromDescr(
-        cnp.ndarray, dtype, rank, dims, steps, placeholder, cnp.NPY_ARRAY_WRITEABLE, None)
-    if not writeable:
-        PyArray_CLEARFLAGS(<cnp.ndarray>array, cnp.NPY_ARRAY_WRITEABLE)
-    return array
-
 
 cdef object template_of(tree):
     """The structure as nested tuples, lists and dicts of leaf numbers; None if there are others."""
@@ -442,7 +190,7 @@ cdef class CallSite:
             self.layout = layout
         self.spare = None  # a concurrent caller makes its own
         if views is None or views.layout is not layout:
-            views = Views(layout, self)
+            views = Views(layout, self.keyword_values, self.keyword_names, self.wants_out)
         self.loop_over(frame, layout, views, iteration)
         self.spare = views
         return 0
@@ -472,7 +220,9 @@ cdef class CallSite:
                 f"got {frame.args.size} operands and {frame.rets.size} results; it was compiled"
                 f" for {len(self.seen)} and {len(self.declared)}"
             )
-        return Layout(specs, <int>frame.args.size, self)
+        return Layout(
+            specs, <int>frame.args.size, loop=self.loop, vectorized=self.vectorized,
+            fortran=self.fortran, seen=self.seen, declared=self.declared)
 
     cdef int loop_over(
         self, JB_CallFrame* frame, Layout layout, Views views, cnp.npy_intp* iteration

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import tree_structure, tree_unflatten
 
-from jaxbind import _dtypes
+from jaxbind import _dtypes, _errors
 from jaxbind._call import Outputs, PyTreeDef, leaves_up_to
 
 _LEAF = tree_structure(0)
@@ -74,8 +74,7 @@ def describe(value: Any) -> str:
         return f"a {type(value).__name__} of {len(value)}"
     if value is None:
         return "None"
-    text = repr(value)
-    return f"{text if len(text) < 60 else text[:57] + '...'} ({type(value).__name__})"
+    return f"{_errors.short_repr(value)} ({type(value).__name__})"
 
 
 def conform(label: str, outputs: Outputs, result: Any, exact: bool = False) -> list[jax.Array]:

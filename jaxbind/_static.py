@@ -82,6 +82,15 @@ def exact(value: Any) -> Any:
     return (kind.__qualname__, _Typed(value))
 
 
+def is_hashable(value: Any) -> bool:
+    """Whether it can be a static parameter."""
+    try:
+        exact(value)
+    except TypeError:
+        return False
+    return True
+
+
 class _Typed:
     """Equal only to an equal value of the very same type."""
 

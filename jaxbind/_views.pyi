@@ -1,0 +1,3 @@
+def buffer_strides(
+    shape: tuple[int, ...], loop: int, itemsize: int, fortran: bool
+) -> list[int]: ...

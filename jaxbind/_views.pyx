@@ -1,0 +1,225 @@
+"""What the buffers of a call site look like, and the NumPy arrays over them.
+
+Both are kept between calls: `Layout` is learnt from the first call, and `Views` are re-pointed
+to the buffers of the next.
+"""
+
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
+from libc.stddef cimport size_t
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp
+
+cimport numpy as cnp
+
+from jaxbind import _dtypes, _errors
+
+from jaxbind._frame cimport operand, result as result_buffer
+from jaxbind.xla_ffi cimport JB_Buffer, JB_CallFrame
+
+cnp.import_array()
+
+cdef extern from "numpy/arrayobject.h":
+    object PyArray_NewFromDescr(
+        type subtype, cnp.dtype descr, int nd, const cnp.npy_intp* dims,
+        const cnp.npy_intp* strides, void* data, int flags, object obj)
+    void PyArray_CLEARFLAGS(cnp.ndarray array, int flags) noexcept
+
+cdef list DTYPES = [_dtypes.CODES.get(code) for code in range(64)]
+
+
+cdef class Layout:
+    """What the buffers of a call site look like; learnt from its first call.
+
+    Buffers are numbered with the operands first. ``strides[i * loop + a]`` is the step in
+    bytes of buffer i along loop dimension a: 0 where its size there is 1.
+    """
+
+    def __cinit__(self):
+        self.codes = NULL
+        self.ranks = NULL
+        self.dims = NULL
+        self.sizes_in_bytes = NULL
+        self.sizes = NULL
+        self.strides = NULL
+
+    def __dealloc__(self):
+        cdef int i
+        if self.dims != NULL:
+            for i in range(self.count):
+                free(self.dims[i])
+        free(self.dims)
+        free(self.codes)
+        free(self.ranks)
+        free(self.sizes_in_bytes)
+        free(self.sizes)
+        free(self.strides)
+
+    def __init__(
+        self, list specs, int operands, *, Py_ssize_t loop, bint vectorized, bint fortran,
+        list seen, list declared,
+    ):
+        cdef int i, a
+        self.specs = specs
+        self.count = len(specs)
+        self.operands = operands
+        self.loop = 0 if vectorized else loop
+        self.codes = <int*>malloc((self.count + 1) * sizeof(int))
+        self.ranks = <int64_t*>malloc((self.count + 1) * sizeof(int64_t))
+        self.dims = <int64_t**>malloc((self.count + 1) * sizeof(int64_t*))
+        self.sizes_in_bytes = <size_t*>malloc((self.count + 1) * sizeof(size_t))
+        self.sizes = <cnp.npy_intp*>malloc((self.loop + 1) * sizeof(cnp.npy_intp))
+        self.strides = <cnp.npy_intp*>malloc((self.count * self.loop + 1) * sizeof(cnp.npy_intp))
+        if not (
+            self.codes and self.ranks and self.dims and self.sizes_in_bytes and self.sizes
+            and self.strides
+        ):
+            self.count = 0
+            raise MemoryError
+        for i in range(self.count):
+            self.dims[i] = NULL
+        self.raw, self.seen, self.shapes, self.steps, self.whole = [], [], [], [], []
+        full = [1] * loop
+        for i, (code, shape) in enumerate(specs):
+            self.codes[i] = code
+            self.ranks[i] = len(shape)
+            self.dims[i] = <int64_t*>malloc((len(shape) + 1) * sizeof(int64_t))
+            if self.dims[i] == NULL:
+                raise MemoryError
+            for a in range(len(shape)):
+                self.dims[i][a] = shape[a]
+            if len(shape) < loop:
+                raise _errors.ContractError(f"got a buffer of rank {len(shape)} for {loop} loops")
+            for a in range(loop):
+                if shape[a] != 1:
+                    full[a] = shape[a]
+            raw = DTYPES[code] if 0 <= code < len(DTYPES) else None
+            if raw is None:
+                raise _errors.ContractError(f"got a buffer of XLA type {code}, unknown to NumPy")
+            self.sizes_in_bytes[i] = raw.itemsize
+            for a in range(len(shape)):
+                self.sizes_in_bytes[i] *= <size_t>shape[a]
+            known = seen[i] if i < operands else declared[i - operands]
+            known = raw if known is None else known
+            self.raw.append(raw)
+            self.seen.append(known)
+            steps = buffer_strides(shape, loop, known.itemsize, fortran)
+            self.whole.append(
+                None if known is raw or known == raw
+                else (shape, steps, buffer_strides(shape, loop, raw.itemsize, fortran))
+            )
+            self.shapes.append(tuple(shape[self.loop:]))
+            self.steps.append(tuple(steps[self.loop:]))
+            for a in range(self.loop):
+                self.strides[i * self.loop + a] = 0 if shape[a] == 1 else steps[a]
+        self.converts = any([whole is not None for whole in self.whole])
+        self.iterations = 1
+        for a in range(self.loop):
+            self.sizes[a] = full[a]
+            self.iterations *= full[a]
+
+    cdef bint matches(self, JB_CallFrame* frame) noexcept nogil:
+        cdef int i
+        cdef JB_Buffer* buffer
+        if frame.args.size != self.operands or frame.rets.size != self.count - self.operands:
+            return False
+        for i in range(self.count):
+            if i < self.operands:
+                buffer = operand(frame, i)
+            else:
+                buffer = result_buffer(frame, i - self.operands)
+            if (
+                buffer == NULL
+                or <int>buffer.dtype != self.codes[i]
+                or buffer.rank != self.ranks[i]
+                or memcmp(buffer.dims, self.dims[i], buffer.rank * sizeof(int64_t)) != 0
+            ):
+                return False
+        return True
+
+
+def buffer_strides(shape, Py_ssize_t loop, Py_ssize_t itemsize, bint fortran):
+    """Strides in bytes: loop dimensions row-major in front, core dimensions in either order."""
+    strides = [0] * len(shape)
+    step = itemsize
+    core = range(loop, len(shape))
+    for axis in core if fortran else reversed(core):
+        strides[axis] = step
+        step *= shape[axis]
+    for axis in reversed(range(loop)):
+        strides[axis] = step
+        step *= shape[axis]
+    return strides
+
+
+cdef class Views:
+    """The arrays that one caller at a time hands to the function."""
+
+    def __cinit__(self):
+        self.items = NULL
+        self.argv = NULL
+        self.bases = NULL
+        self.index = NULL
+        self.marks = NULL
+
+    def __dealloc__(self):
+        free(self.marks)
+        free(self.items)
+        free(self.argv)
+        free(self.bases)
+        free(self.index)
+
+    def __init__(self, Layout layout, list keyword_values, tuple keyword_names, bint wants_out):
+        cdef int i, extra = len(keyword_values) + 1
+        self.layout = layout
+        self.arrays = []
+        self.items = <PyObject**>malloc((layout.count + 1) * sizeof(PyObject*))
+        self.argv = <PyObject**>malloc((layout.count + extra + 1) * sizeof(PyObject*))
+        self.bases = <char**>malloc((layout.count + 1) * sizeof(char*))
+        self.index = <cnp.npy_intp*>malloc((layout.loop + 1) * sizeof(cnp.npy_intp))
+        self.marks = <JB_Mark*>malloc((layout.count + 1) * sizeof(JB_Mark))
+        if not (self.items and self.argv and self.bases and self.index and self.marks):
+            raise MemoryError
+        self.out_place = 0
+        if wants_out and layout.count > layout.operands:
+            self.out_place = layout.operands + extra
+        for i in range(layout.count):
+            self.arrays.append(None)
+            self.renew(i)
+        # the keywords stay behind the operands, `out` the last of them
+        for i in range(extra - 1):
+            self.argv[1 + layout.operands + i] = <PyObject*>keyword_values[i]
+        self.keyword_names = <PyObject*>keyword_names if keyword_names else NULL
+
+    cdef int renew(self, int i) except -1:
+        """Make (or replace) the view of buffer i."""
+        layout = self.layout
+        array = new_view(layout.seen[i], layout.shapes[i], layout.steps[i], i >= layout.operands)
+        self.arrays[i] = array
+        self.items[i] = <PyObject*>array
+        JB_MARK(self.items[i], &self.marks[i])
+        if i < layout.operands:
+            self.argv[1 + i] = self.items[i]
+        elif i == layout.operands and self.out_place:
+            self.argv[self.out_place] = self.items[i]
+        return 0
+
+
+cdef object new_view(cnp.dtype dtype, tuple shape, tuple strides, bint writeable):
+    """An array over memory that is set later (`JB_SET_DATA`) and not owned."""
+    cdef cnp.npy_intp dims[64]
+    cdef cnp.npy_intp steps[64]
+    cdef int i, rank = len(shape)
+    cdef char* placeholder = <char*>dims
+    if rank > 64:
+        raise _errors.ContractError(f"got an array of {rank} dimensions; NumPy has at most 64")
+    for i in range(rank):
+        dims[i] = shape[i]
+        steps[i] = strides[i]
+    Py_INCREF(dtype)  # the array steals a reference
+    array = PyArray_NewFromDescr(
+        cnp.ndarray, dtype, rank, dims, steps, placeholder, cnp.NPY_ARRAY_WRITEABLE, None)
+    if not writeable:
+        PyArray_CLEARFLAGS(<cnp.ndarray>array, cnp.NPY_ARRAY_WRITEABLE)
+    return array
