@@ -7,6 +7,7 @@ if _installed := _compiled.folder(__path__[0], "_version.py"):
 
 from jaxbind._bind import bind as bind
 from jaxbind._binding import Binding as Binding
+from jaxbind._export import export_checks
 from jaxbind._include import get_include as get_include
 from jaxbind._legacy import get_linear_call as get_linear_call
 from jaxbind._legacy import get_nonlinear_call as get_nonlinear_call
@@ -16,6 +17,7 @@ from jaxbind._version import __version__ as __version__
 __all__ = [
     "Binding",
     "bind",
+    "export_checks",
     "get_include",
     "get_linear_call",
     "get_nonlinear_call",

@@ -26,6 +26,7 @@ from jaxbind._call import (
     masked,
     present,
 )
+from jaxbind._missing import MissingRule
 from jaxbind._roles import Wanted, differentiable
 from jaxbind._static import Static
 
@@ -142,7 +143,7 @@ class ComplexStep(_Numerical):
         moved = []
         for p, t in zip(jax.tree.leaves(args[0]), leaves_up_to(inner.tree, args[1]), strict=True):
             if t is not None and _dtypes.is_complex(p.dtype):
-                raise TypeError(
+                raise MissingRule(
                     f"{self.label}.def_jvp('complex-step') needs real operands; got {p.dtype.name}."
                     " For complex ones use 'finite-difference' or a rule"
                 )
@@ -150,7 +151,7 @@ class ComplexStep(_Numerical):
         results = _kept(inner, outputs, moved)
         for leaf in results:
             if not _dtypes.is_complex(leaf.dtype):
-                raise TypeError(
+                raise MissingRule(
                     f"{self.label}.def_jvp('complex-step'): with complex operands its result is"
                     f" declared {leaf.dtype.name}; declare a complex one (dtype= or out=) or use"
                     " 'finite-difference'"

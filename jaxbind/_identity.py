@@ -111,7 +111,10 @@ def _literal(tree: PyTreeDef) -> str | None:
 
 
 def describe(call: Call, structs: list[jax.ShapeDtypeStruct]) -> tuple[str, str, Any]:
-    """Name and site of a call, and what must stay alive until the program is compiled."""
+    """Name and site of a call, and what must stay alive until the program is compiled.
+
+    That is nothing where the program says all: such programs can be exported.
+    """
     definition = call.definition
     outputs = definition.outputs(call, structs)
     seen = definition.role.seen(call, structs)
@@ -126,7 +129,16 @@ def describe(call: Call, structs: list[jax.ShapeDtypeStruct]) -> tuple[str, str,
         _differing(seen, structs),
         _differing(outputs.declared, outputs.structs),
     )
-    return name_of(definition), site.text(), (definition, site)
+    name, text = name_of(definition), site.text()
+    owner = None if is_stable(definition) and not text.startswith("#") else (definition, site)
+    return name, text, owner
+
+
+def is_stable(definition: Definition) -> bool:
+    """Whether its name means the same in other processes."""
+    while definition.parent is not None:
+        definition = definition.parent
+    return bool(definition.given_name or importable_name(definition))
 
 
 def _differing(dtypes: Any, structs: Any) -> tuple[str | None, ...]:

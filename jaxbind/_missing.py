@@ -11,12 +11,21 @@ if TYPE_CHECKING:
     from jaxbind._definition import Definition
 
 
+class MissingRule(TypeError):
+    """A derivative that was asked for, but that was not declared, or that its rule cannot give."""
+
+    __module__ = "builtins"
+
+
+MissingRule.__name__ = MissingRule.__qualname__ = "TypeError"  # what it is to users
+
+
 def no_rule(definition: Definition, call: Call, index: int) -> TypeError:
     label = definition.label
     others = f" or {label}.def_jvp('finite-difference') and {label}.def_vjp('from-jvp')"
     if definition.parent is None:
         others = f" {label}.def_partials(...) for an elementwise function,{others}"
-    return TypeError(
+    return MissingRule(
         f"{label}: no derivative with respect to {call.operand(index)}: give"
         f" {label}.def_vjp(rule) for reverse mode (jax.grad), {label}.def_jvp(rule)"
         f" for forward mode (jax.jvp),{others}"
@@ -24,7 +33,7 @@ def no_rule(definition: Definition, call: Call, index: int) -> TypeError:
 
 
 def no_vjp(label: str, operand: str) -> TypeError:
-    return TypeError(
+    return MissingRule(
         f"{label}: reverse-mode differentiation (jax.grad, jax.vjp) with respect to"
         f" {operand} needs {label}.def_vjp(rule); only a rule for forward mode was"
         f" given. {label}.def_vjp('from-jvp') makes one from it, at one call per"
@@ -37,7 +46,7 @@ def no_jvp(call: Call) -> TypeError:
     parent = call.definition.parent
     tree, tangents = call.tree.children()
     operand = parent.operand_name(tree, present(tree, tangents).index(True))
-    return TypeError(
+    return MissingRule(
         f"{parent.label}: forward-mode differentiation (jax.jvp, jax.jacfwd, jax.hessian)"
         f" with respect to {operand} needs {parent.label}.def_jvp(rule); only a rule for"
         f" reverse mode was given. {parent.label}.def_jvp('from-vjp') makes one from it, at"
@@ -49,7 +58,7 @@ def no_transpose(definition: Definition, group: Hashable, operand: str) -> TypeE
     how = "def_transpose(rule)"
     if isinstance(group, int):
         how = f"def_transpose({definition.argument_name(group)!r})(rule)"
-    return TypeError(
+    return MissingRule(
         f"{definition.label}: transposing with respect to {operand} (jax.grad, jax.vjp,"
         f" jax.linear_transpose) needs {definition.label}.{how}"
     )

@@ -184,7 +184,8 @@ def _lower(ctx: Any, *operands: Any, call: Call) -> Any:
         raise _missing.no_jvp(call)
     core = [core_struct(a, call.loop) for a in ctx.avals_in]
     name, site, owner = _identity.describe(call, core)
-    _jax.keep_until_compiled(ctx, owner)
+    if owner is not None:
+        _jax.keep_until_compiled(ctx, owner)
     layouts = None
     if definition.order == "F":
         given, made = (

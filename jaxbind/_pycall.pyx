@@ -16,7 +16,7 @@ from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memset
 
 cimport numpy as cnp
 
@@ -88,6 +88,16 @@ cdef extern from "Python.h":
 
 cdef extern from "numpy/arrayobject.h":
     int PyArray_CopyInto(cnp.ndarray destination, cnp.ndarray source) except -1
+
+# The byte with which results are filled before each call, negative for none.
+cdef int poison = -1
+
+
+def set_poison(int byte):
+    """Fill results with this byte before each call (of any binding); a negative one ends it."""
+    global poison
+    poison = byte
+
 
 # How a pytree of operands or results is taken apart and put together.
 cdef enum Shape:
@@ -237,6 +247,8 @@ cdef class CallSite:
         for i in range(layout.operands, layout.count):
             bases[i] = <char*>result_buffer(frame, i - layout.operands).data
             JB_ADVISE_HUGE(bases[i], layout.sizes_in_bytes[i])
+            if poison >= 0:
+                memset(bases[i], poison, layout.sizes_in_bytes[i])
         if layout.converts:
             copies = [
                 None if layout.whole[i] is None else self.converted(layout, views, i)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from jaxbind import _dtypes
 from jaxbind._call import Call, Outputs, core_struct, leaves_up_to, over_loops, owners
+from jaxbind._missing import MissingRule
 from jaxbind._parameters import Parameters
 from jaxbind._result import conform, flatten
 from jaxbind._wrt import Wrt
@@ -93,7 +94,7 @@ class Partials:
             name = parent.operand_name(tree, index)
             partial = self.functions[owners(tree)[index][0]]
             if partial is None:
-                raise TypeError(
+                raise MissingRule(
                     f"{parent.label}: no derivative with respect to {name}: its rule in"
                     f" {self.label} is None. Give one, or use jax.lax.stop_gradient on that"
                     " argument"

@@ -1,0 +1,267 @@
+"""`Case`: one example on which laws are tried."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxbind.testing._compare import (
+    ROUNDING,
+    array_text,
+    epsilon,
+    is_complex,
+    is_inexact,
+    magnitude,
+    numpy_tree,
+)
+from jaxbind.testing._numerical import Derivative, directional
+from jaxbind.testing._subject import Static, Subject, UserError, errors_told_apart, owners
+from jaxbind.testing._violation import Skip
+
+#: agreement with a numerical derivative that is asked for, beyond its estimated error, in units
+#: of the dtype's epsilon: rules need not be exact to the last bits
+RULE = 2.0**23
+
+class Case:
+    """A binding, concrete arguments, and what the laws compute from them.
+
+    Attributes:
+      args: NumPy arrays in the structure of the arguments.
+      static: the static keywords.
+      more: further arguments of the same shapes and dtypes.
+      statics: all static keywords that are tested.
+      elsewhere: arguments of other shapes, or ``None``.
+      free: whether the function takes any numbers, as far as is known.
+      narrow: whether it is meant for 32-bit JAX, too.
+      rng: draws directions.
+      rtol, atol: tolerances that replace those that follow from dtype and error estimate.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        args: tuple,
+        static: Static | None = None,
+        *,
+        more: Sequence[tuple] = (),
+        statics: Sequence[Static] = (),
+        elsewhere: tuple | None = None,
+        free: bool = False,
+        narrow: bool = True,
+        seed: int = 0,
+        rtol: float | None = None,
+        atol: float | None = None,
+    ):
+        self.subject = subject
+        self.args = jax.tree.map(np.asarray, tuple(args))
+        self.static: Mapping[str, Any] = dict(static or {})
+        self.more = [jax.tree.map(np.asarray, tuple(m)) for m in more]
+        self.statics = list(statics) or [self.static]
+        self.elsewhere = elsewhere
+        self.ground = 0.0  # of the function of which this is the derivative, the value's size
+        self.free = free
+        self.narrow = narrow
+        self.rng = np.random.default_rng(seed)
+        self.seed = seed
+        self.rtol = rtol
+        self.atol = atol
+
+    def of(self, subject: Subject, args: tuple) -> Case:
+        """The same directions and tolerances for another function."""
+        inner = Case(subject, args, seed=self.seed + 1, rtol=self.rtol, atol=self.atol)
+        inner.ground = max(self.ground, magnitude(self.value))
+        return inner
+
+    def text(self) -> str:
+        shown = [_shown(arg) for arg in self.args]
+        shown += [f"{name}={value!r}" for name, value in self.static.items()]
+        return f"{self.subject.label}({', '.join(shown)})"
+
+    # Values ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def leaves(self) -> list[np.ndarray]:
+        return jax.tree.leaves(self.args)
+
+    @cached_property
+    def value(self) -> Any:
+        """The function's result; where it raises, a law has nothing to say."""
+        try:
+            with errors_told_apart():
+                return self.subject.value(self.args, self.static)
+        except UserError as error:
+            raise Skip(f"the function raises: {str(error).splitlines()[0]}") from None
+
+    @cached_property
+    def results(self) -> list[np.ndarray]:
+        """The leaves of the result that have a derivative."""
+        return [r for r in jax.tree.leaves(self.value) if is_inexact(r)]
+
+    @cached_property
+    def eps(self) -> float:
+        """The coarsest precision of operands and results."""
+        return epsilon([*self.leaves, *self.results])
+
+    def tolerance(self, default: float = ROUNDING) -> float:
+        return self.rtol if self.rtol is not None else default * self.eps
+
+    @property
+    def slack(self) -> float:
+        return self.atol or 0.0
+
+    @cached_property
+    def owners(self) -> list[int]:
+        return owners(self.args)
+
+    def named(self, wrt: Sequence[bool]) -> str:
+        """The arguments that are differentiated, as text."""
+        chosen = dict.fromkeys(p for p, w in zip(self.owners, wrt, strict=True) if w)
+        return ", ".join(self.subject.parameter(p) for p in chosen)
+
+    # Directions -------------------------------------------------------------------------------------
+
+    def directions(self, wrt: Sequence[bool], scaled: str = "unit") -> list[np.ndarray]:
+        """A tangent for each chosen leaf, in fractions that binary numbers hold exactly.
+
+        ``scaled``: ``"unit"`` as long as the operand's elements, at least 1; ``"relative"``
+        like each element itself.
+        """
+        found = []
+        for x, w in zip(self.leaves, wrt, strict=True):
+            if not w:
+                continue
+            size = np.abs(x)
+            if scaled == "unit":
+                size = np.maximum(np.max(size, initial=1.0), 1.0)
+            else:
+                size = np.where(size > 0, size, np.max(size, initial=0.0) or 1.0)
+            found.append(np.asarray(size * self.fractions(x), x.dtype))
+        return found
+
+    def cotangents(self) -> list[np.ndarray]:
+        return [self.fractions(r).astype(r.dtype) for r in self.results]
+
+    def fractions(self, like: np.ndarray) -> np.ndarray:
+        """Random numbers of 1/2 to 1 in magnitude, with few digits."""
+
+        def draw() -> np.ndarray:
+            size = self.rng.integers(16, 33, like.shape) / 32
+            return np.asarray(size * self.rng.choice([-1.0, 1.0], like.shape))
+
+        return draw() + 1j * draw() if is_complex(like) else draw()
+
+    # Derivatives ------------------------------------------------------------------------------------
+
+    def pushed(self, wrt: tuple[bool, ...], tangents: Sequence[Any], leaves: Any = None) -> list:
+        """J v by the declared rules."""
+        leaves = self.leaves if leaves is None else leaves
+        with errors_told_apart():
+            run = self.subject.linearised(self.args, self.static, wrt)
+            return [np.asarray(t) for t in run(list(leaves), list(tangents))]
+
+    def pulled(
+        self,
+        wrt: tuple[bool, ...],
+        cotangents: Sequence[Any],
+        leaves: Any = None,
+        results: tuple[bool, ...] | None = None,
+    ) -> list:
+        """Jᵀ w by the declared rules."""
+        leaves = self.leaves if leaves is None else leaves
+        with errors_told_apart():
+            run = self.subject.transposed(self.args, self.static, wrt, results)
+            return [np.asarray(t) for t in run(list(leaves), list(cotangents))]
+
+    def numerical(self, wrt: Sequence[bool], tangents: Sequence[np.ndarray]) -> Derivative:
+        """J v by differences of values; complex numbers are pairs of real ones."""
+        tree = jax.tree.structure(self.args)
+        chosen = [x for x, w in zip(self.leaves, wrt, strict=True) if w]
+
+        def function(vector: np.ndarray) -> np.ndarray:
+            parts = iter(unpacked(vector, chosen))
+            full = [next(parts) if w else x for x, w in zip(self.leaves, wrt, strict=True)]
+            try:
+                with errors_told_apart():
+                    value = self.subject.value(jax.tree.unflatten(tree, full), self.static)
+            except UserError:
+                return np.full(packed(self.results).shape, np.nan)
+            return packed([r for r in jax.tree.leaves(value) if is_inexact(r)])
+
+        start = 0.25 * (0.7 + 0.3 * self.rng.random())
+        return directional(function, packed(chosen), packed(tangents), self.eps, start)
+
+    def nudged(self, wrt: Sequence[bool], count: int = 3) -> list[list[np.ndarray]]:
+        """Operands moved by a few units in the last place: what rounding alone may do."""
+        return [
+            [
+                x
+                if not w
+                else np.asarray(
+                    x * (1 + 2 * float(np.finfo(x.dtype).eps) * self.rng.choice([-1, 1], x.shape)),
+                    x.dtype,
+                )
+                for x, w in zip(self.leaves, wrt, strict=True)
+            ]
+            for _ in range(count)
+        ]
+
+    def sensitivity(self, evaluate: Callable[[list], np.ndarray], wrt: Sequence[bool]) -> Any:
+        """How far rounding the operands moves the (flat) result of ``evaluate``."""
+        middle = evaluate(self.leaves)
+        with np.errstate(all="ignore"):
+            moved = [np.abs(evaluate(leaves) - middle) for leaves in self.nudged(wrt)]
+        return np.max(np.nan_to_num(moved, nan=np.inf), axis=0, initial=0.0)
+
+    def need_finite(self) -> None:
+        for r in self.results:
+            if not np.all(np.isfinite(r)):
+                raise Skip("the function's value is not finite")
+        if not self.results or not any(r.size for r in self.results):
+            raise Skip("no result has a derivative, or all are empty")
+
+    def floor(self) -> np.ndarray:
+        """Rounding in the size of each result, element by element of the packed results.
+
+        A rule that takes a difference from the value (``1 - tanh(x)**2``) has it. What underflow
+        takes is added.
+        """
+        sizes = [np.full(packed([r]).shape, magnitude([r]) + self.ground) for r in self.results]
+        return ROUNDING * self.eps * np.concatenate(sizes) + (1e-290 if self.eps < 1e-10 else 1e-30)
+
+
+def packed(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """One real vector (of doubles) from arrays; complex numbers become pairs."""
+    parts = [
+        np.ascontiguousarray(a, complex).reshape(-1).view(float)
+        if is_complex(a)
+        else np.asarray(a, float).reshape(-1)
+        for a in arrays
+    ]
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def unpacked(vector: np.ndarray, like: Sequence[np.ndarray]) -> list[np.ndarray]:
+    found, start = [], 0
+    for a in like:
+        count = a.size * (2 if is_complex(a) else 1)
+        part = vector[start : start + count]
+        start += count
+        if is_complex(a):
+            part = np.ascontiguousarray(part).view(complex)
+        found.append(part.astype(a.dtype).reshape(a.shape))
+    return found
+
+
+def _shown(arg: Any) -> str:
+    if isinstance(arg, np.ndarray):
+        return array_text(arg)
+    if isinstance(arg, dict):
+        return "{" + ", ".join(f"{k!r}: {_shown(v)}" for k, v in arg.items()) + "}"
+    if isinstance(arg, (tuple, list)) and not hasattr(arg, "_fields"):
+        inner = ", ".join(map(_shown, arg))
+        return f"[{inner}]" if isinstance(arg, list) else f"({inner}{',' * (len(arg) == 1)})"
+    return repr(numpy_tree(arg))

@@ -1,0 +1,358 @@
+"""Trying the laws on drawn examples: Hypothesis searches and shrinks, we say what was found."""
+
+from __future__ import annotations
+
+import random
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import numpy as np
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.strategies import SearchStrategy
+
+from jaxbind.testing import _diagnosis
+from jaxbind.testing._case import Case
+from jaxbind.testing._inputs import Drawing, _several, check_drawn
+from jaxbind.testing._subject import Static, Subject
+from jaxbind.testing._violation import Inapplicable, LawViolation, Skip
+from jaxbind.testing.laws import LAWS, Law
+
+#: sizes of core dimensions that one check compiles for
+SIZES = 6
+
+#: into how many parts a search is divided
+PARTS = 16
+
+#: the order in which laws are tried: a broken one explains those that follow
+ORDER = (
+    "abstract",
+    "released",
+    "inputs_kept",
+    "complete",
+    "deterministic",
+    "static",
+    "jit",
+    "linear",
+    "jvp_linear",
+    "jvp",
+    "adjoint",
+    "transpose_transpose",
+    "higher",
+    "vmap",
+    "loop_dims",
+    "threads",
+    "sharded",
+    "export",
+    "dtypes",
+    "special_values",
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a binding is checked; see `check`."""
+
+    inputs: SearchStrategy | None = None
+    static: Static | Sequence[Static] | None = None
+    elements: Any = None
+    dtypes: Any = None
+    laws: Iterable[str] | None = None
+    skip: Iterable[str] = ()
+    max_examples: int | None = None
+    seed: int | None = None
+    rtol: float | None = None
+    atol: float | None = None
+
+
+_declared: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
+
+
+def using(f: Any, **keywords: Any) -> Any:
+    """Remember how ``f`` is to be checked: keywords of `check`, beside the binding itself.
+
+    `check`, `report`, `parametrize` and the command line then need no more. Returns ``f``.
+    """
+    Options(**keywords)
+    Subject.of(f)
+    _declared[f] = keywords
+    return f
+
+
+def options_for(f: Any, keywords: Mapping[str, Any]) -> Options:
+    known = _declared.get(f, {}) if hasattr(f, "definition") else {}
+    try:
+        return Options(**{**known, **keywords})
+    except TypeError as error:
+        names = ", ".join(Options.__dataclass_fields__)
+        raise TypeError(f"jaxbind.testing: {error}; the keywords are {names}") from None
+
+
+@dataclass
+class Result:
+    """What came of one law.
+
+    Attributes:
+      status: ``"passed"``, ``"violated"`` or ``"skipped"``.
+      reason: why it was skipped.
+      violation: what was found, if it is broken.
+      examples: how many examples said something.
+    """
+
+    law: str
+    status: str
+    reason: str = ""
+    violation: LawViolation | None = None
+    examples: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
+class Check:
+    """One binding and the laws to try on it."""
+
+    subject: Subject
+    options: Options
+    seed: int
+    _drawing: Drawing | None = None
+    _seen: dict[tuple, tuple] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, f: Any, keywords: Mapping[str, Any]) -> Check:
+        subject = Subject.of(f)
+        options = options_for(f, keywords)
+        _known_laws(options.laws or ())
+        _known_laws(options.skip)
+        seed = options.seed
+        if seed is None:
+            seed = 0 if settings.default.derandomize else random.randrange(2**32)  # pyright: ignore
+        return cls(subject, options, seed)
+
+    @property
+    def statics(self) -> list[Static]:
+        return _several(self.options.static)
+
+    def laws(self) -> list[Law]:
+        """The laws to try, in the order in which one explains the next."""
+        chosen = ORDER if self.options.laws is None else list(self.options.laws)
+        skipped = set(self.options.skip)
+        return [LAWS[name] for name in ORDER if name in chosen and name not in skipped]
+
+    def remember(self, case: Case) -> None:
+        shapes = tuple(x.shape for x in case.leaves)
+        self._seen.setdefault(shapes, case.args)
+
+    def elsewhere(self, args: tuple) -> tuple | None:
+        """Arguments of other shapes."""
+        shapes = tuple(np.shape(x) for x in jax.tree.leaves(args))
+        others = [a for s, a in self._seen.items() if s != shapes and all(map(np.prod, s))]
+        return others[0] if others else None
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the function is meant for 32 bits, too: unless ``dtypes=`` says otherwise."""
+        if self.options.dtypes is None or self.options.inputs is not None:
+            return True
+        wide = (np.dtype("float64"), np.dtype("complex128"), np.dtype("int64"), np.dtype("uint64"))
+        return not any(d in wide for f in self.drawing().families for d in f) or any(
+            d.kind in "fc" and d not in wide for f in self.drawing().families for d in f
+        )
+
+    # Drawing ------------------------------------------------------------------------------------------
+
+    def drawing(self) -> Drawing:
+        if self._drawing is None:
+            o = self.options
+            made = Drawing.of(self.subject, o.elements, o.dtypes, self.statics)
+            self._drawing = made.pooled(SIZES, self.seed)
+        return self._drawing
+
+    def strata(self, law: Law, count: int) -> list[tuple[Static, SearchStrategy[list[tuple]]]]:
+        """Static keywords, and a strategy of groups of arguments, for parts of the search.
+
+        The simplest come first, so that the first to fail has the shortest example.
+        """
+        rng = np.random.default_rng([self.seed, zlib.crc32(law.name.encode())])
+        statics = [self.statics[i] for i in rng.permutation(len(self.statics))]
+        given = self.options.inputs
+        if given is None:
+            drawings = self.drawing().strata(max(len(statics), min(PARTS, -(-count // 4))), rng)
+            return [
+                (statics[i % len(statics)], drawing.groups(1 + law.batch))
+                for i, drawing in enumerate(drawings)
+            ]
+        if not isinstance(given, SearchStrategy):
+            raise TypeError(
+                f"jaxbind.testing: inputs={given!r} for {self.subject.label} is a"
+                f" {type(given).__name__}; it must be a Hypothesis strategy of argument tuples"
+            )
+        one = given.map(partial(check_drawn, self.subject.label))
+        several = st.lists(one, min_size=1 + law.batch, max_size=1 + law.batch)
+        return [(static, several) for static in statics]
+
+    # Trying -------------------------------------------------------------------------------------------
+
+    def run(self, law: Law) -> Result:
+        """Try a law; never raises for what it finds about the binding."""
+        started = time.perf_counter()
+        result = self._run(law)
+        result.seconds = time.perf_counter() - started
+        return result
+
+    def _run(self, law: Law) -> Result:
+        wanted = self.options.max_examples
+        if wanted is None:
+            wanted = settings.default.max_examples  # pyright: ignore[reportOptionalMemberAccess]
+        count = max(1, -(-wanted * law.cost // 100))
+        search = Search(self, law)
+        strata = self.strata(law, count)
+        for part, (static, groups) in enumerate(strata):
+            search.run(static, groups, -(-count // len(strata)), part)
+            if search.violations or search.inapplicable:
+                break
+        if search.violations:
+            found = self._told(law, search.violations[-1], search.witnesses)
+            return Result(law.name, "violated", violation=found)
+        if not search.said:
+            reason = search.skips[0] if search.skips else "no example was drawn"
+            return Result(law.name, "skipped", reason=reason)
+        return Result(law.name, "passed", examples=search.said)
+
+    def _told(self, law: Law, violation: LawViolation, witnesses: list[Case]) -> LawViolation:
+        """The violation with its diagnosis and how to find it again."""
+        last = violation.case  # pyright: ignore[reportAttributeAccessIssue]
+        with jax.enable_x64(True), np.errstate(all="ignore"):
+            violation.diagnosis = _diagnosis.find(law.name, violation, [last, *witnesses])
+        label = self.subject.label
+        violation.reproduce = f"testing.check({label}, laws=[{law.name!r}], seed={self.seed})"
+        if self.options.max_examples is not None:
+            call = violation.reproduce[:-1]
+            violation.reproduce = f"{call}, max_examples={self.options.max_examples})"
+        return violation
+
+
+class Search:
+    """Looks for an example on which a law is broken, part by part."""
+
+    def __init__(self, run: Check, law: Law):
+        self.check = run
+        self.law = law
+        self.said = 0
+        self.skips: list[str] = []
+        self.inapplicable = False
+        self.violations: list[LawViolation] = []
+        self.witnesses: list[Case] = []
+
+    def run(
+        self, static: Static, groups: SearchStrategy[list[tuple]], count: int, part: int
+    ) -> None:
+        @hypothesis.seed((self.check.seed + part) ^ zlib.crc32(self.law.name.encode()))
+        @settings(
+            max_examples=count,
+            database=None,
+            deadline=None,
+            phases=[Phase.generate, Phase.shrink],
+            suppress_health_check=list(HealthCheck),
+            report_multiple_bugs=False,
+            print_blob=False,
+        )
+        @hypothesis.given(_cases(self.check, static, groups))
+        def search(case: Case) -> None:
+            self.try_on(case)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                search()
+            except LawViolation:
+                pass
+            except Exception:
+                if not self.violations:  # otherwise the function is not deterministic
+                    raise
+
+    def try_on(self, case: Case) -> None:
+        if self.inapplicable:
+            return
+        try:
+            self.law.check(case)
+            self.said += 1
+            self.check.remember(case)
+        except Inapplicable as skip:
+            self.skips.append(str(skip))
+            self.inapplicable = True
+        except Skip as skip:
+            self.skips.append(str(skip))
+        except LawViolation as violation:
+            self.violations.append(violation)
+            if len(self.witnesses) < 40:
+                self.witnesses.append(case)
+            raise
+
+
+@st.composite
+def _cases(
+    draw: Callable, run: Check, static: Static, groups: SearchStrategy[list[tuple]]
+) -> Case:
+    rows = draw(groups)
+    return Case(
+        run.subject,
+        rows[0],
+        static,
+        more=rows[1:],
+        statics=run.statics,
+        elsewhere=run.elsewhere(rows[0]),
+        free=run.options.inputs is None and run.options.elements is None,
+        narrow=run.narrow,
+        seed=draw(_SEEDS),
+        rtol=run.options.rtol,
+        atol=run.options.atol,
+    )
+
+
+_SEEDS = st.integers(0, 2**20)
+
+
+def _known_laws(names: Iterable[str]) -> None:
+    if isinstance(names, str):
+        raise TypeError(f"jaxbind.testing: give several laws as a list: [{names!r}]")
+    for name in names:
+        if name not in LAWS:
+            raise ValueError(f"jaxbind.testing: no law {name!r}; there are {', '.join(LAWS)}")
+
+
+def check(f: Any, **keywords: Any) -> None:
+    """Check every law of a binding on drawn examples.
+
+    Args:
+      f: a binding.
+      inputs: a Hypothesis strategy of tuples of its positional arguments; default: drawn from its
+        signature (see `jaxbind.testing.inputs`).
+      static: static keywords, or a list of several mappings of them.
+      elements, dtypes: see `jaxbind.testing.inputs`.
+      laws: the names of the laws to try; default: all (`jaxbind.testing.laws.LAWS`).
+      skip: the names of laws not to try.
+      max_examples: default: that of the active Hypothesis profile. Laws that compile much try
+        fewer.
+      seed: finds the same examples again.
+      rtol, atol: tolerances instead of those that follow from dtypes and error estimates.
+
+    Raises:
+      LawViolation: for the first law that is broken, in an order in which a broken law explains
+        those behind it.
+      ValueError: if inputs cannot be drawn, or the function raises for all of them.
+    """
+    run = Check.of(f, keywords)
+    for law in run.laws():
+        result = run.run(law)
+        if result.violation is not None:
+            raise result.violation.with_traceback(None) from None
+
+

@@ -1,0 +1,497 @@
+"""`inputs`: a Hypothesis strategy of argument tuples, from a binding's signature."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
+from typing import Any
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.extra import numpy as hnp
+from hypothesis.strategies import SearchStrategy
+
+from jaxbind._roles import NONDIFF
+from jaxbind._signature import Signature
+from jaxbind.testing._case import Case
+from jaxbind.testing._compare import is_complex
+from jaxbind.testing._subject import (
+    BrokenContract,
+    Static,
+    Subject,
+    UserError,
+    errors_told_apart,
+)
+from jaxbind.testing._violation import Skip
+
+#: what `elements=` may say about one argument
+Elements = SearchStrategy | Callable[[tuple, np.dtype], SearchStrategy]
+Family = tuple[np.dtype, ...]
+
+_LARGEST = 3
+
+
+def inputs(
+    f: Any,
+    *,
+    elements: Elements | Mapping[str, Elements] | None = None,
+    dtypes: Any = None,
+    static: Static | Sequence[Static] | None = None,
+) -> SearchStrategy[tuple]:
+    """A Hypothesis strategy of argument tuples (NumPy arrays without loop dimensions).
+
+    Core dimensions have sizes of 0 to 3, drawn by Hypothesis' strategy for gufunc signatures.
+    Numbers are of moderate size, between about 1e-5 and 1e3, and zero. Arrays also come
+    Fortran-ordered, with negative strides, and non-contiguous.
+
+    Args:
+      f: a binding with a signature (a ufunc has one).
+      elements: a strategy of numbers for every argument; or, by argument name, a strategy of
+        numbers, a strategy of whole arrays, or a function ``(shape, dtype) -> strategy of
+        arrays`` (for positive definite matrices, sorted values, ...).
+      dtypes: a dtype, several from which one is drawn, or either by argument name. Default: what
+        the function accepts: float64, or else float32, complex128, integers; integers for
+        ``nondiff`` arguments if it only takes those; complex128 as well where the function
+        is holomorphic.
+      static: static keywords to call the function with, to find out what it accepts.
+
+    Raises:
+      ValueError: if ``f`` has no signature.
+      TypeError: if a name is no argument.
+    """
+    subject = Subject.of(f)
+    statics = _several(static)
+    return Drawing.of(subject, elements, dtypes, statics).arguments()
+
+
+def _several(static: Static | Sequence[Static] | None) -> list[Static]:
+    if static is None:
+        return [{}]
+    return [static] if isinstance(static, Mapping) else list(static)
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """How arguments are drawn.
+
+    Attributes:
+      signature: of the binding.
+      names: of the arguments.
+      elements: what was said about each argument, or ``None``.
+      families: dtypes that are drawn together.
+      sizes: mappings of core dimensions to sizes, of which one is drawn; the simplest first.
+      magnitude: of numbers that nobody said anything about; default: several.
+    """
+
+    signature: Signature
+    names: tuple[str, ...]
+    elements: tuple[Elements | None, ...]
+    families: tuple[Family, ...]
+    sizes: tuple[dict[str, int], ...] | None = None
+    magnitude: float | None = None
+
+    @classmethod
+    def of(
+        cls, subject: Subject, elements: Any, dtypes: Any, statics: Sequence[Static]
+    ) -> Drawing:
+        signature = subject.signature
+        if signature is None:
+            raise ValueError(
+                f"jaxbind.testing: {subject.label} has no signature from which shapes could be"
+                " drawn (it was bound with out=). Give inputs=, a Hypothesis strategy of tuples of"
+                " its positional arguments: inputs=st.tuples(hypothesis.extra.numpy.arrays(float,"
+                " (3, 4)))"
+            )
+        names = tuple(subject.parameter(i) for i in range(len(signature.inputs)))
+        by_name = _by_name(subject.label, "elements", names, elements)
+        for name, given in by_name.items():
+            if not (isinstance(given, SearchStrategy) or callable(given)):
+                raise TypeError(
+                    f"jaxbind.testing: elements for {name} is a {type(given).__name__}; it must be"
+                    " a Hypothesis strategy, or a function (shape, dtype) that returns one"
+                )
+        plain = cls(signature, names, tuple(by_name.get(n) for n in names), ())
+        families = plain._families(subject, dtypes, statics)
+        return cls(signature, names, plain.elements, families)
+
+    # Dtypes -----------------------------------------------------------------------------------------
+
+    def _families(
+        self, subject: Subject, dtypes: Any, statics: Sequence[Static]
+    ) -> tuple[Family, ...]:
+        by_name = _by_name(subject.label, "dtypes", self.names, dtypes)
+        given = [_dtypes_of(by_name.get(name)) for name in self.names]
+        given = [
+            found or self._dtype_of_elements(e)
+            for found, e in zip(given, self.elements, strict=True)
+        ]
+        if all(given):
+            return _products([g or () for g in given])
+        nondiff = [subject.kind(i) is NONDIFF for i in range(len(self.names))]
+        seen: list[tuple[Family, str]] = []
+        kept: Family | None = None
+        broken: Family | None = None
+        for base, index in _CANDIDATES:
+            family = tuple(
+                g[0] if g else (np.dtype(index) if n else np.dtype(base))
+                for g, n in zip(given, nondiff, strict=True)
+            )
+            if any(family == f for f, _ in seen):
+                continue
+            verdict = self._tried(subject, family, statics)
+            seen.append((family, verdict))
+            if verdict == "broken" and broken is None:
+                broken = family
+                if subject.binding is not None and _declares_dtypes(subject):
+                    break
+            if verdict == "":
+                kept = family
+                break
+        if kept is None or (broken is not None and _declares_dtypes(subject)):
+            kept = broken or kept
+        if kept is None:
+            raise ValueError(
+                f"jaxbind.testing: {subject.label} raises for every input that was drawn; the last"
+                f" said: {seen[-1][1]}\nGive elements= (the values it takes), dtypes=, static= or"
+                " inputs="
+            )
+        found = [kept]
+        if not any(d.kind == "c" for d in kept) and kept[0].itemsize == 8 and any(d.kind == "f" for d in kept):
+            turned = tuple(
+                np.dtype(complex) if d.kind == "f" and not n and not g else d
+                for d, n, g in zip(kept, nondiff, given, strict=True)
+            )
+            if turned != kept and self._holomorphic(subject, turned, statics):
+                found.append(turned)
+        return tuple(found)
+
+    def _dtype_of_elements(self, elements: Any) -> tuple[np.dtype, ...] | None:
+        """Integers if a strategy draws integers, and so on."""
+        if not isinstance(elements, SearchStrategy):
+            return None
+        value = np.asarray(samples(elements, 1)[0])
+        return (value.dtype,) if value.dtype.kind in "iubc" else None
+
+    def _tried(self, subject: Subject, family: Family, statics: Sequence[Static]) -> str:
+        """Empty if the function takes these dtypes; "broken", or what it raised."""
+        said = ""
+        with jax.enable_x64(True):
+            for args in samples(self._with(family).arguments(), 6):
+                try:
+                    with errors_told_apart():
+                        subject.value(args, statics[0])
+                    return ""
+                except BrokenContract:
+                    said = "broken"
+                except (UserError, TypeError, ValueError) as error:
+                    said = said or str(error).splitlines()[0]
+        return said
+
+    def _holomorphic(self, subject: Subject, family: Family, statics: Sequence[Static]) -> bool:
+        """Whether the function takes complex numbers and is analytic, and so are its rules."""
+        sure = False
+        with jax.enable_x64(True):
+            for args in samples(self._with(family).arguments(), 6)[1:]:
+                case = Case(subject, args, statics[0])
+                try:
+                    with errors_told_apart():
+                        case.need_finite()
+                        if not all(map(is_complex, case.results)):
+                            return False
+                        wrt = subject.differentiable(case.args)
+                        v = case.directions(wrt)
+                        along = case.numerical(wrt, v)
+                        turned = case.numerical(wrt, [1j * x for x in v])
+                        for mode in ("jvp", "vjp"):
+                            if subject.missing(mode, case.args, statics[0], wrt) is None:
+                                seeds = v if mode == "jvp" else case.cotangents()
+                                (case.pushed if mode == "jvp" else case.pulled)(wrt, seeds)
+                except Skip:
+                    continue
+                except Exception:
+                    return False
+                if not (np.all(along.known) and np.all(turned.known)):
+                    continue
+                gap = turned.value.view(complex) - 1j * along.value.view(complex)
+                allowed = 1e-6 * np.max(np.abs(along.value), initial=1e-6)
+                if np.any(np.abs(gap) > allowed + 20 * np.max(along.error + turned.error)):
+                    return False
+                sure = True
+        return sure
+
+    def _with(self, family: Family) -> Drawing:
+        return replace(self, families=(family,))
+
+    # Shapes -------------------------------------------------------------------------------------------
+
+    def pooled(self, count: int, seed: int) -> Drawing:
+        """Draw from a few sizes only, so that each is compiled once."""
+        drawn = samples(self._sizes(), 60, seed)
+        unique = list({tuple(sorted(s.items())): s for s in drawn}.values())
+        empty = [s for s in unique if 0 in s.values()][:1]
+        full = [s for s in unique if 0 not in s.values()]
+        ones = [s for s in full if all(n == 1 for n in s.values())]
+        others = [s for s in full if s not in ones]
+        others.sort(key=lambda s: -len(set(s.values())))  # sizes that differ tell most
+        pool = [*ones[:1], *others[: count - 2], *empty]
+        return replace(self, sizes=tuple(pool or [{}]))
+
+    def strata(self, count: int, rng: np.random.Generator) -> list[Drawing]:
+        """Drawings of one family, one set of sizes and one magnitude each; the smallest first.
+
+        Each choice occurs as often as any other: Hypothesis alone would stay with few.
+        """
+
+        def each(choices: Sequence[Any]) -> list[Any]:
+            order: list[Any] = []
+            while len(order) < count:
+                order += [choices[i] for i in rng.permutation(len(choices))]
+            return order[:count]
+
+        full = [s for s in self.sizes or () if 0 not in s.values()]
+        sizes = each(full or list(self.sizes or ({},)))
+        empty = [s for s in self.sizes or () if 0 in s.values()]
+        if empty and count >= len(full):
+            sizes[-1] = empty[0]
+        found = [
+            replace(self, families=(f,), sizes=(s,), magnitude=m)
+            for f, s, m in zip(each(self.families), sizes, each(MAGNITUDES), strict=True)
+        ]
+        return sorted(found, key=lambda d: sum((d.sizes or ({},))[0].values()))
+
+    def _sizes(self) -> SearchStrategy[dict[str, int]]:
+        dims = {d.name: d for core in self.signature.inputs for d in core}
+        free = [d for d in dims.values() if d.size is None]
+        if not free:
+            return st.just({})
+        text = ",".join(f"({d.name})" for d in free) + "->()"
+
+        def sides(least: int) -> SearchStrategy[dict[str, int]]:
+            shapes = hnp.mutually_broadcastable_shapes(
+                signature=text, max_dims=0, min_side=least, max_side=_LARGEST
+            )
+            return shapes.map(
+                lambda found: {
+                    d.name: s[0] for d, s in zip(free, found.input_shapes, strict=True)
+                }
+            )
+
+        return st.integers(0, 7).flatmap(lambda k: sides(0 if k == 7 else 1))
+
+    # Arguments ----------------------------------------------------------------------------------------
+
+    def arguments(self) -> SearchStrategy[tuple]:
+        return self.groups(1).map(lambda group: group[0])
+
+    def groups(self, count: int) -> SearchStrategy[list[tuple]]:
+        """Several tuples of arguments, of the same shapes and dtypes."""
+
+        return _groups(self, count)
+
+    @cached_property
+    def whole(self) -> tuple[int, ...]:
+        """The arguments of which a strategy draws whole arrays."""
+        return tuple(
+            i
+            for i, e in enumerate(self.elements)
+            if isinstance(e, SearchStrategy) and np.ndim(samples(e, 1)[0]) > 0
+        )
+
+    @cached_property
+    def drawn_sizes(self) -> SearchStrategy[dict[str, int]]:
+        if self.sizes is None:
+            return self._sizes()
+        weighted = [s for s in self.sizes for _ in range(1 if 0 in s.values() else 4)]
+        return st.sampled_from(weighted)
+
+    def _array(self, i: int, shape: tuple, dtype: np.dtype) -> SearchStrategy[np.ndarray]:
+        elements = self.elements[i]
+        if elements is not None and not isinstance(elements, SearchStrategy):
+            made = elements(shape, dtype)
+            if not isinstance(made, SearchStrategy):
+                raise TypeError(
+                    f"jaxbind.testing: elements for {self.names[i]} returned a"
+                    f" {type(made).__name__}; it must return a Hypothesis strategy of arrays of"
+                    f" shape {shape}"
+                )
+            return made.map(partial(np.asarray, dtype=dtype))
+        return _arrays(dtype, shape, elements, self.magnitude)
+
+
+@st.composite
+def _groups(draw: Callable, drawing: Drawing, count: int) -> list[tuple]:
+    families, signature = drawing.families, drawing.signature
+    family = draw(st.sampled_from(families)) if len(families) > 1 else families[0]
+    elements: Any = drawing.elements
+    whole = {i: np.asarray(draw(elements[i]), family[i]) for i in drawing.whole}
+    sizes = dict(draw(drawing.drawn_sizes))
+    for i, value in whole.items():
+        sizes |= {d.name: n for d, n in zip(signature.inputs[i], value.shape, strict=False)}
+    rows = []
+    for row in range(count):
+        arrays = []
+        for i, core in enumerate(signature.inputs):
+            shape = tuple(sizes[d.name] if d.size is None else d.size for d in core)
+            if i in whole:
+                value = whole[i] if row == 0 else np.asarray(draw(elements[i]), family[i])
+                hypothesis.assume(value.shape == shape)
+            else:
+                value = draw(drawing._array(i, shape, family[i]))
+            arrays.append(value)
+        rows.append(tuple(arrays))
+    return rows
+
+
+_CANDIDATES = [
+    ("float64", "float64"),
+    ("float64", "int64"),
+    ("float32", "float32"),
+    ("float32", "int64"),
+    ("complex128", "complex128"),
+    ("complex128", "int64"),
+    ("complex64", "complex64"),
+    ("int64", "int64"),
+    ("bool", "bool"),
+]
+
+
+def _declares_dtypes(subject: Subject) -> bool:
+    return getattr(subject.binding.definition.role.shapes, "dtypes", None) is not None  # pyright: ignore
+
+
+def _by_name(label: str, option: str, names: Sequence[str], given: Any) -> dict[str, Any]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        return dict.fromkeys(names, given)
+    for name in given:
+        if name not in names:
+            raise TypeError(
+                f"jaxbind.testing: {option} names {name!r}, which is no argument of {label}; it"
+                f" has {', '.join(names)}"
+            )
+    return dict(given)
+
+
+def _dtypes_of(given: Any) -> tuple[np.dtype, ...] | None:
+    if given is None:
+        return None
+    several = given if isinstance(given, (list, tuple, set)) else [given]
+    return tuple(np.dtype(jnp.dtype(d)) for d in several)
+
+
+def _products(choices: Sequence[Sequence[np.dtype]]) -> tuple[Family, ...]:
+    """The same choice for all where they have the same ones, all combinations otherwise."""
+    if len({tuple(c) for c in choices}) == 1:
+        return tuple((d,) * len(choices) for d in choices[0]) if choices else ((),)
+    found: list[Family] = [()]
+    for choice in choices:
+        found = [(*f, d) for f in found for d in choice]
+    return tuple(found)
+
+
+# Numbers --------------------------------------------------------------------------------------------
+# Strategies are made once and of named functions: Hypothesis looks into lambdas, which takes time.
+
+
+@cache
+def numbers(dtype: np.dtype, magnitude: float) -> SearchStrategy:
+    """Numbers up to ``magnitude``: small integers, and fractions with all digits."""
+    if dtype == np.dtype(bool):
+        return st.booleans()
+    if dtype.kind == "u":
+        return st.integers(0, 9)
+    if dtype.kind == "i":
+        return st.integers(-9, 9)
+    if is_complex(np.zeros((), dtype)):
+        real = numbers(np.dtype(float), magnitude)
+        return st.builds(complex, real, real)
+    whole = st.integers(-3, 3).map(float)
+    fraction = st.integers(0, 2**32 - 1).map(partial(_scattered, magnitude))
+    return st.one_of(whole, fraction, fraction)
+
+
+def _scattered(magnitude: float, k: int) -> float:
+    """Spread integers, which Hypothesis prefers small and alike, over the whole interval."""
+    return magnitude * ((k * 2654435761 % 2**32) / 2**31 - 0.99999)
+
+
+#: of numbers that are drawn by default
+MAGNITUDES = (2.0, 10.0, 2.0, 1e3)
+
+
+@st.composite
+def _arrays(
+    draw: Callable,
+    dtype: np.dtype,
+    shape: tuple,
+    elements: SearchStrategy | None,
+    magnitude: float | None,
+) -> np.ndarray:
+    """An array of the given numbers, somehow laid out in memory."""
+    if elements is None:
+        magnitude = magnitude or draw(st.sampled_from(MAGNITUDES))
+        elements = numbers(dtype, magnitude if dtype.itemsize >= 4 else 10.0)
+    values = [draw(elements) for _ in range(int(np.prod(shape)))]
+    array = np.array(values).astype(dtype).reshape(shape)
+    return laid_out(array, draw(_LAYOUTS)) if shape else array
+
+
+_LAYOUTS = st.sampled_from(("C", "C", "F", "reversed", "strided"))
+
+
+def laid_out(array: np.ndarray, how: str) -> np.ndarray:
+    """The same values in other places of the memory."""
+    if how == "F":
+        return np.asfortranarray(array)
+    if how == "reversed":
+        return array[::-1].copy()[::-1]
+    if how == "strided":
+        wide = np.zeros((*array.shape[:-1], 2 * array.shape[-1]), array.dtype)
+        wide[..., ::2] = array
+        return wide[..., ::2]
+    return array
+
+
+def samples(strategy: SearchStrategy, count: int, seed: int = 0) -> list[Any]:
+    """The first few values of a strategy."""
+    found: list[Any] = []
+
+    @hypothesis.seed(seed)
+    @settings(
+        max_examples=count,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @hypothesis.given(strategy)
+    def collect(value: Any) -> None:
+        found.append(value)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        collect()
+    return found
+
+
+def check_drawn(label: str, value: Any) -> tuple:
+    """What ``inputs=`` drew, as a tuple of arguments.
+
+    Raises:
+      TypeError: if it is none.
+    """
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(
+            f"jaxbind.testing: inputs= for {label} drew a {type(value).__name__}; it must draw tuples"
+            " of the positional arguments: st.tuples(...)"
+        )
+    return tuple(value)
+
+

@@ -1,0 +1,302 @@
+"""The laws about loops: mapping, broadcasting and splitting, each against a plain Python loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.tree_util import tree_flatten, tree_structure, tree_unflatten
+
+from jaxbind.testing._case import Case, packed
+from jaxbind.testing._compare import difference, is_inexact
+from jaxbind.testing._subject import BrokenContract, UserError, errors_told_apart
+from jaxbind.testing._violation import Skip
+
+Arrays = list[np.ndarray]
+
+
+def variants(case: Case, count: int) -> list[tuple]:
+    """Arguments of the same shapes: those that were drawn, then scaled copies of the first."""
+    tree = tree_structure(case.args)
+    shapes = [(x.shape, x.dtype) for x in case.leaves]
+    found = [case.args]
+    for other in case.more:
+        leaves, structure = tree_flatten(other)
+        if structure == tree and [(x.shape, x.dtype) for x in leaves] == shapes:
+            found.append(other)
+    found += [scaled(case, 1 - (k + 1) / 16) for k in range(count - len(found))]
+    return found[:count]
+
+
+def scaled(case: Case, factor: float) -> tuple:
+    """The arguments, the floating-point ones multiplied by a number."""
+    leaves = [np.asarray(x * factor, x.dtype) if is_inexact(x) else x for x in case.leaves]
+    return tree_unflatten(tree_structure(case.args), leaves)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A function of a list of arrays, with rows of operands: f, J v, or Jᵀ w."""
+
+    name: str
+    function: Callable
+    rows: list[Arrays]
+    key: tuple
+
+    def mapped(self, case: Case, key: Any, make: Callable[[Callable], Callable]) -> Callable:
+        return case.subject.compiled((key, self.key), lambda: make(self.function))
+
+
+def _operation(case: Case, target: str) -> Operation | None:
+    rows = [jax.tree.leaves(row) for row in variants(case, 4)]
+    tree = tree_structure(case.args)
+    if target == "f":
+
+        def value(arrays: Sequence[Any]) -> list[Any]:
+            return jax.tree.leaves(case.subject.function(*tree_unflatten(tree, arrays), **case.static))
+
+        return Operation("f", value, rows, ("f", tree, str(case.static)))
+    if not case.results:
+        return None
+    wrt = case.subject.available(target, case.args, case.static)
+    if not any(wrt):
+        return None
+    make = case.subject.linearised if target == "jvp" else case.subject.transposed
+    apply, count = make(case.args, case.static, wrt), len(case.leaves)
+
+    def derivative(arrays: Sequence[Any]) -> list[Any]:
+        return list(apply(list(arrays[:count]), list(arrays[count:])))
+
+    draw = (lambda: case.directions(wrt)) if target == "jvp" else case.cotangents
+    name = "J v" if target == "jvp" else "Jᵀ w"
+    rows = [[*row, *draw()] for row in rows]
+    return Operation(name, derivative, rows, (target, tree, str(case.static), wrt))
+
+
+def check_vmap(case: Case, broken: type[Exception]) -> None:
+    rng = case.rng
+    targets = ["f", "jvp", "vjp"]
+    target = targets[rng.integers(3)]
+    operation = _operation(case, target) or _operation(case, "f")
+    assert operation is not None
+    rows = operation.rows
+    size = int(rng.choice([0, 1, 2, 3], p=[0.1, 0.15, 0.4, 0.35]))
+    nested = bool(rng.integers(3) == 0) and size > 0
+    shape = (2, size) if nested else (size,)
+    axes = [_axes(rng, x.ndim, len(shape)) for x in rows[0]]
+    for level in range(len(shape)):
+        if all(a[level] is None for a in axes):
+            axes[rng.integers(len(axes))][level] = 0
+    out_axis = int(rng.choice([0, -1]))
+    stacked = [
+        _stack([row[i] for row in rows], a, shape) for i, a in enumerate(axes)
+    ]
+    # the innermost map is over the last of the shape, whose axis is counted without the others
+    def mapped(function: Callable) -> Callable:
+        for level in reversed(range(len(shape))):
+            function = jax.vmap(function, in_axes=([a[level] for a in axes],), out_axes=out_axis)
+        return function
+
+    described = f"vmap of {operation.name} with in_axes {_described(axes, nested)}, batch {_batch(shape)}"
+    with errors_told_apart():
+        run = operation.mapped(case, ("vmap", str(axes), out_axis), mapped)
+        got = [np.asarray(x) for x in run(stacked)]
+    for level in range(len(shape)):
+        got = [np.moveaxis(x, out_axis, level) for x in got] if out_axis else got
+    if 0 in shape:
+        wants = [np.asarray(x) for x in _alone(case, operation, rows[0])]
+        for g, w in zip(got, wants, strict=True):
+            if g.shape != shape + w.shape or g.dtype != w.dtype:
+                raise broken(f"got  {g.dtype}{list(g.shape)} from {described}", loop=True)
+        return
+    for index in np.ndindex(*shape):
+        row = [_pick(x, a, index) for x, a in zip(stacked, axes, strict=True)]
+        _compare(case, operation, row, [g[index] for g in got], f"{described}, at {list(index)}", broken)
+
+
+def _axes(rng: np.random.Generator, rank: int, levels: int) -> list[int | None]:
+    """An axis for each map, outermost first."""
+    choices: list[int | None] = [0, 0, -1, None]
+    if rank:
+        choices.append(1)
+    del rank
+    return [choices[rng.integers(len(choices))] for _ in range(levels)]
+
+
+def _stack(values: Sequence[np.ndarray], axes: Sequence[int | None], shape: Sequence[int]) -> Any:
+    """One operand with its mapped axes, which nested maps take off from the outside."""
+    first = values[0]
+    if not axes:
+        return first
+    axis, inner = axes[0], axes[1:]
+    if axis is None:
+        return _stack(values, inner, shape[1:])
+    shift = [
+        _stack([*values[k % len(values) :], *values[: k % len(values)]], inner, shape[1:])
+        for k in range(shape[0])
+    ]
+    if not shift:
+        shift = [_stack(values, inner, shape[1:])]
+        return np.take(np.stack(shift, axis), np.zeros(0, int), axis)
+    return np.stack(shift, axis)
+
+
+def _pick(x: np.ndarray, axes: Sequence[int | None], index: Sequence[int]) -> np.ndarray:
+    for axis, i in zip(axes, index, strict=True):
+        if axis is not None:
+            x = np.take(x, i, axis)
+    return x
+
+
+def _described(axes: Sequence[Sequence[int | None]], nested: bool) -> str:
+    if not nested:
+        return str(tuple(a[0] for a in axes))
+    return f"{tuple(a[0] for a in axes)} around {tuple(a[1] for a in axes)}"
+
+
+def _batch(shape: Sequence[int]) -> str:
+    return " of ".join(map(str, shape))
+
+
+def _alone(case: Case, operation: Operation, row: Sequence[Any]) -> list[np.ndarray]:
+    try:
+        with errors_told_apart():
+            run = operation.mapped(case, "alone", lambda function: function)
+            return [np.asarray(x) for x in run(list(row))]
+    except UserError as error:
+        raise Skip(f"the function raises: {str(error).splitlines()[0]}") from None
+
+
+def _compare(
+    case: Case,
+    operation: Operation,
+    row: Sequence[Any],
+    got: Sequence[np.ndarray],
+    described: str,
+    broken: type[Exception],
+) -> None:
+    want = _alone(case, operation, row)
+    wrong = difference(list(got), want, case.tolerance())
+    if wrong is None:
+        return
+    # algorithms for batches may round differently: as much as operands rounded otherwise
+    moved = []
+    for _ in range(3):
+        nudged = [
+            np.asarray(x * (1 + 2 * np.finfo(x.dtype).eps * case.rng.choice([-1, 1], x.shape)), x.dtype)
+            if is_inexact(x)
+            else x
+            for x in row
+        ]
+        moved.append(packed(_alone(case, operation, nudged)) - packed(want))
+    with np.errstate(all="ignore"):
+        slack = 8 * float(np.max(np.nan_to_num(np.abs(moved), nan=0.0), initial=0.0)) + case.slack
+    wrong = difference(list(got), want, case.tolerance(), [np.full(w.shape, slack) for w in want])
+    if wrong is not None:
+        raise broken(f"got  {wrong} from {described}, and alone", loop=True)
+
+
+def check_loop_dims(case: Case, broken: type[Exception]) -> None:
+    signature = case.subject.signature
+    rng = case.rng
+    cores = [len(core) for core in signature.inputs]
+    if [x.ndim for x in case.leaves] != cores:
+        raise Skip("optional core dimensions are missing here")
+    full = [(), (2,), (3,), (2, 3), (3, 1, 2), (0,), (2, 0)][rng.integers(1, 7)]
+    rows = [jax.tree.leaves(row) for row in variants(case, 4)]
+    operands, loops = [], []
+    for i in range(len(cores)):
+        loop = tuple(1 if rng.integers(4) == 0 else n for n in full)
+        loop = loop[int(rng.integers(len(full) + 1)) if rng.integers(3) == 0 else 0 :]
+        count = int(np.prod(loop))
+        drawn = [rows[int(rng.integers(len(rows)))][i] for _ in range(count)]
+        core = rows[0][i]
+        flat = np.stack(drawn) if drawn else np.zeros((0, *core.shape), core.dtype)
+        operands.append(flat.reshape(loop + core.shape))
+        loops.append(loop)
+    target = ["f", "jvp", "vjp"][rng.integers(3)] if 0 not in full else "f"
+    operation = _operation(case, "f")
+    assert operation is not None
+    expected = np.broadcast_shapes(*loops)
+    described = f"loop dimensions {', '.join(map(str, loops))}"
+    with errors_told_apart():
+        run = operation.mapped(case, "alone", lambda function: function)
+        got = [np.asarray(x) for x in run(operands)]
+    wants = _alone(case, operation, rows[0])
+    for g, w in zip(got, wants, strict=True):
+        if g.shape != expected + w.shape:
+            raise broken(f"got  a result of shape {list(g.shape)} from {described}", loop=True)
+    broadcast = [
+        np.broadcast_to(x, expected + x.shape[len(loop) :])
+        for x, loop in zip(operands, loops, strict=True)
+    ]
+    for index in np.ndindex(*expected):
+        row = [np.array(x[index], order="C") for x in broadcast]
+        at = f"{described}, at {list(index)}"
+        _compare(case, operation, row, [g[index] for g in got], at, broken)
+    if target == "vjp" and expected:
+        _check_summed(case, operands, loops, expected, broken)
+
+
+def _check_summed(
+    case: Case, operands: Arrays, loops: Sequence[tuple], full: tuple, broken: type[Exception]
+) -> None:
+    """The cotangent of an operand that was broadcast is summed over where it was."""
+    wrt = case.subject.available("vjp", case.args, case.static)
+    if not any(wrt) or not case.results:
+        return
+    apply = case.subject.transposed(case.args, case.static, wrt)
+    rng = case.rng
+    cotangents = [
+        case.fractions(np.zeros(full + r.shape, r.dtype)).astype(r.dtype) for r in case.results
+    ]
+    try:
+        with errors_told_apart():
+            got = [np.asarray(x) for x in apply(operands, cotangents)]
+            broadcast = [
+                np.broadcast_to(x, full + x.shape[len(loop) :])
+                for x, loop in zip(operands, loops, strict=True)
+            ]
+            wants = [np.zeros_like(g) for g in got]
+            positions = [i for i, keep in enumerate(wrt) if keep]
+            for index in np.ndindex(*full):
+                row = [np.array(x[index], order="C") for x in broadcast]
+                alone = apply(row, [c[index] for c in cotangents])
+                for want, one, i in zip(wants, alone, positions, strict=True):
+                    loop = loops[i]
+                    place = index[len(full) - len(loop) :]
+                    chosen = tuple(0 if n == 1 else k for n, k in zip(loop, place, strict=True))
+                    want[chosen] += np.asarray(one)
+    except UserError as error:
+        raise Skip(f"the function raises: {str(error).splitlines()[0]}") from None
+    except BrokenContract:
+        raise
+    del rng
+    scale = 1e3 * case.eps
+    wrong = difference(got, wants, max(scale, case.tolerance()))
+    if wrong is not None and all(np.all(np.isfinite(w)) for w in wants):
+        raise broken(
+            f"got  {wrong}: Jᵀ w over loop dimensions {', '.join(map(str, loops))}, and summed over"
+            " those that were broadcast",
+            loop=True,
+        )
+
+
+def check_sharded(case: Case, broken: type[Exception]) -> None:
+    devices = np.array(jax.devices())
+    operation = _operation(case, "f")
+    assert operation is not None
+    rows = operation.rows
+    count = len(devices)
+    stacked = [np.stack([rows[k % len(rows)][i] for k in range(count)]) for i in range(len(rows[0]))]
+    mesh = jax.sharding.Mesh(devices, ("devices",))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
+    placed = [jax.device_put(x, split) for x in stacked]
+    with errors_told_apart():
+        got = [np.asarray(x) for x in jax.jit(jax.vmap(operation.function))(placed)]
+    for k in range(count):
+        at = f"device {k} of {count}"
+        _compare(case, operation, [x[k] for x in stacked], [g[k] for g in got], at, broken)

@@ -1,0 +1,132 @@
+"""Numerical derivatives with an error estimate.
+
+Central differences D(h) = (f(x+hv) - f(x-hv)) / 2h over a ladder of steps, extrapolated to h = 0
+(Richardson 1911; Ridders 1982, "Accurate computation of F'(x) and F'(x)F''(x)"). The error of
+an extrapolated value is estimated from its neighbours on *both* sides of the ladder and from the
+noise of f, which is measured beside x (in the spirit of Moré and Wild 2011, "Estimating
+computational noise"), not assumed. One-sided differences tell kinks: F(h) - B(h) goes to zero with
+h where f is smooth, and to the jump of the slope where it has a kink.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+RATIO = 3.62  # no integer: rounded functions would agree with themselves by chance
+SAMPLES = np.array([-3.7, -2.6, -1.4, -0.5, 0.6, 1.5, 2.5, 3.8])
+
+
+@dataclass(frozen=True)
+class Derivative:
+    """A directional derivative, element by element.
+
+    Attributes:
+      value: the estimate (NaN where there is none).
+      error: its estimated error (infinite where there is none).
+      jump: how far the slopes from left and right differ; 0 where f is smooth.
+      scale: the size of f's values there.
+      steps: the ladder, relative to the direction.
+      ladder: D(h) for each step, ``(len(steps), size)``.
+    """
+
+    value: np.ndarray
+    error: np.ndarray
+    jump: np.ndarray
+    scale: np.ndarray
+    steps: np.ndarray
+    ladder: np.ndarray
+
+    @property
+    def known(self) -> np.ndarray:
+        """Where the estimate is good enough to judge a rule by it."""
+        size = np.maximum(np.abs(self.value), self.scale)
+        return np.isfinite(self.value) & (self.error <= 1e-3 * size)
+
+
+def directional(
+    function: Callable[[np.ndarray], np.ndarray],
+    x: np.ndarray,
+    v: np.ndarray,
+    eps: float,
+    start: float = 0.25,
+) -> Derivative:
+    """The derivative of ``function`` (of vectors, in vectors) at ``x`` along ``v``.
+
+    Args:
+      eps: the machine epsilon of what the function computes in.
+      start: the longest step, in units of ``v``, which should be as long as ``x``'s scale.
+    """
+    count = max(6, int(np.ceil(-np.log(np.sqrt(eps)) / np.log(RATIO))) + 1)
+    steps = start * RATIO ** -np.arange(count)
+    with np.errstate(all="ignore"):
+        middle = function(x)
+        plus = np.stack([function(x + h * v) for h in steps])
+        minus = np.stack([function(x - h * v) for h in steps])
+        column = steps[:, None]
+        central = (plus - minus) / (2 * column)
+        second = (plus - 2 * middle + minus) / column
+        size = np.maximum(np.abs(plus), np.abs(minus))
+        floor = np.maximum(_noise(function, x, v, eps), 2 * eps * size) / column
+        value, error, chosen = _extrapolated(central, floor)
+        jump, rough = _jump(second, floor, chosen, value)
+        error = np.where(rough, np.inf, error)
+    return Derivative(value, error, jump, np.abs(middle), steps, central)
+
+
+def _noise(
+    function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, v: np.ndarray, eps: float
+) -> np.ndarray:
+    """The scatter of ``function`` around a parabola, within some roots of epsilon of ``x``."""
+    t = 8 * np.sqrt(eps) * SAMPLES
+    values = np.stack([function(x + s * v) for s in t])
+    basis = np.vander(SAMPLES, 3)
+    projected = basis @ (np.linalg.pinv(basis) @ np.where(np.isfinite(values), values, 0.0))
+    scatter = np.max(np.abs(values - projected), axis=0)
+    return np.where(np.isfinite(scatter), scatter, np.inf)
+
+
+def _extrapolated(
+    central: np.ndarray, floor: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of all extrapolated values the one that agrees best with both its neighbours.
+
+    Also its estimated error, and the finest step of the ladder that it uses.
+    """
+    best = np.full(central.shape[1], np.nan)
+    error = np.full(central.shape[1], np.inf)
+    chosen = np.zeros(central.shape[1], int)
+    column, power = central, 1.0
+    for order in range(4):
+        if order:
+            power *= RATIO**2
+            column = (power * column[1:] - column[:-1]) / (power - 1)
+        for k in range(1, len(column) - 1):
+            neighbours = np.abs(column[k - 1 : k + 2] - column[k])
+            # the noise of the finest difference that was used
+            total = np.max(neighbours, axis=0) + 4 * floor[k + 1 + order]
+            better = total < error  # False for NaN
+            best = np.where(better, column[k], best)
+            error = np.where(better, total, error)
+            chosen = np.where(better, k + order, chosen)
+    return best, error, chosen
+
+
+def _jump(
+    second: np.ndarray, floor: np.ndarray, chosen: np.ndarray, value: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The limit of F(h) - B(h), and where it says that the chosen step is too long.
+
+    A kink keeps its jump, however short the step. If it is there at the chosen step only, the
+    step is longer than what f does beside x (a narrow peak), and tells nothing.
+    """
+    limits = np.abs(RATIO * second[1:] - second[:-1]) / (RATIO - 1)
+    noise = 8 * floor[1:]
+    least = np.min(np.where(np.isfinite(limits), limits + noise, np.inf), axis=0)
+    least = np.where(np.isfinite(least), least, 0.0)
+    at = (np.minimum(chosen, len(limits) - 1), np.arange(second.shape[1]))
+    there = limits[at]
+    uneven = (there > 0.3 * np.abs(second[1:][at])) & (there > 1e-3 * np.abs(value))
+    return least, uneven & (there > 4 * noise[at]) & (least < 0.5 * there)

@@ -1,0 +1,316 @@
+"""`Subject`: a binding under test, what was declared about it, and its compiled transformations."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import tree_flatten, tree_structure, tree_unflatten
+
+from jaxbind import _dtypes
+from jaxbind._binding import Binding
+from jaxbind._missing import MissingRule
+from jaxbind._roles import GENERAL, NONDIFF, Function
+from jaxbind._shapes import FromSignature
+from jaxbind.testing._compare import is_inexact
+from jaxbind.testing._violation import Inapplicable, Skip
+
+Static = Mapping[str, Any]
+
+
+class Subject:
+    """A function under test.
+
+    Attributes:
+      function: called with JAX or NumPy arrays and the static keywords.
+      label: how messages call it.
+      binding: the binding, or ``None`` for a function made of one (a derivative, say).
+      kind: of each argument: no derivative, by rule, or a group in which it is linear.
+      parameter: of each argument, its name.
+    """
+
+    def __init__(
+        self,
+        function: Callable,
+        label: str,
+        *,
+        binding: Binding | None = None,
+        kind: Callable[[int], Any] = lambda position: GENERAL,
+        parameter: Callable[[int], str] = str,
+    ):
+        self.function = function
+        self.label = label
+        self.binding = binding
+        self.kind = kind
+        self.parameter = parameter
+        self._kept: dict[Any, Any] = {}
+        self._missing: dict[Any, str | None] = {}
+
+    @classmethod
+    def of(cls, binding: Any) -> Subject:
+        """Of a binding.
+
+        Raises:
+          TypeError: if it is something else.
+        """
+        if not isinstance(binding, Binding):
+            raise TypeError(
+                f"jaxbind.testing: got a {type(binding).__name__}, {binding!r}; it tests bindings:"
+                " jaxbind.bind(function, ...)"
+            )
+        definition = binding.definition
+        kind = definition.role.kind if isinstance(definition.role, Function) else lambda p: GENERAL
+        return cls(
+            binding,
+            definition.label,
+            binding=binding,
+            kind=kind,
+            parameter=definition.argument_name,
+        )
+
+    @property
+    def signature(self) -> Any:
+        """The gufunc signature, or ``None``."""
+        if self.binding is None or not isinstance(self.binding.definition.role, Function):
+            return None
+        shapes = self.binding.definition.role.shapes
+        return shapes.signature if isinstance(shapes, FromSignature) else None
+
+    # Compiled transformations -------------------------------------------------------------------
+
+    def kept(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What ``make`` gave the first time."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
+
+    def compiled(self, key: Any, make: Callable[[], Callable]) -> Callable:
+        """One ``jax.jit`` per key, so that each shape is compiled once."""
+        return self.kept(key, lambda: jax.jit(make()))
+
+    def value(self, args: tuple, static: Static) -> Any:
+        """The function's result, as NumPy arrays."""
+        leaves, tree = tree_flatten(args)
+        key = ("value", tree, _frozen(static))
+
+        def make() -> Callable:
+            return lambda leaves: self.function(*tree_unflatten(tree, leaves), **static)
+
+        return jax.tree.map(np.asarray, self.compiled(key, make)(leaves))
+
+    def linearised(self, args: tuple, static: Static, wrt: tuple[bool, ...]) -> Callable:
+        """``(leaves, tangents) -> tangents of the inexact results``, compiled.
+
+        ``wrt`` says of each leaf of ``args`` whether it is differentiated.
+        """
+        tree = tree_structure(args)
+
+        def make() -> Callable:
+            def run(leaves: list, tangents: list) -> list:
+                inner, chosen = self._of_chosen(tree, static, wrt, leaves)
+                results, pushed = jax.jvp(inner, chosen, tuple(tangents))
+                return [t for r, t in _pairs(results, pushed) if is_inexact(r)]
+
+            return run
+
+        return self.compiled(("jvp", tree, _frozen(static), wrt), make)
+
+    def transposed(
+        self,
+        args: tuple,
+        static: Static,
+        wrt: tuple[bool, ...],
+        results: tuple[bool, ...] | None = None,
+    ) -> Callable:
+        """``(leaves, cotangents of the inexact results) -> cotangents``, compiled.
+
+        ``results`` says which inexact results are used at all (default: every one).
+        """
+        tree = tree_structure(args)
+
+        def make() -> Callable:
+            def run(leaves: list, cotangents: list) -> list:
+                inner, chosen = self._of_chosen(tree, static, wrt, leaves)
+
+                def used(*xs: Any) -> list:
+                    found = [r for r in jax.tree.leaves(inner(*xs)) if is_inexact(r)]
+                    keep = results or (True,) * len(found)
+                    return [r for r, k in zip(found, keep, strict=True) if k]
+
+                return list(jax.vjp(used, *chosen)[1](list(cotangents)))
+
+            return run
+
+        return self.compiled(("vjp", tree, _frozen(static), wrt, results), make)
+
+    def _of_chosen(self, tree: Any, static: Static, wrt: Sequence[bool], leaves: list) -> tuple:
+        def inner(*chosen: Any) -> Any:
+            remaining = iter(chosen)
+            full = [next(remaining) if w else x for w, x in zip(wrt, leaves, strict=True)]
+            return self.function(*tree_unflatten(tree, full), **static)
+
+        return inner, tuple(x for x, w in zip(leaves, wrt, strict=True) if w)
+
+    # What was declared ----------------------------------------------------------------------------
+
+    def differentiable(self, args: tuple) -> tuple[bool, ...]:
+        """Of each leaf of ``args``, whether it may have a derivative."""
+        return tuple(
+            is_inexact(leaf) and self.kind(position) is not NONDIFF
+            for position, arg in enumerate(args)
+            for leaf in jax.tree.leaves(arg)
+        )
+
+    def missing(self, mode: str, args: tuple, static: Static, wrt: tuple[bool, ...]) -> str | None:
+        """Why a derivative (``"jvp"`` or ``"vjp"``) cannot be had: a rule is missing."""
+        structs = [jax.ShapeDtypeStruct(np.shape(x), x.dtype) for x in jax.tree.leaves(args)]
+        # a rule may depend on dtypes, and may not be asked at all about empty arrays
+        kinds = (tuple(s.dtype for s in structs), any(0 in s.shape for s in structs))
+        tree = tree_structure(args)
+        key = (mode, tree, kinds, _frozen(static), wrt)
+        if key not in self._missing:
+            chosen = [s for s, w in zip(structs, wrt, strict=True) if w]
+            try:
+                if mode == "jvp":
+                    self.linearised(args, static, wrt).lower(structs, chosen)
+                else:
+                    results = jax.eval_shape(
+                        lambda xs: self.function(*tree_unflatten(tree, xs), **static), structs
+                    )
+                    inexact = [r for r in jax.tree.leaves(results) if is_inexact(r)]
+                    self.transposed(args, static, wrt).lower(structs, inexact)
+                self._missing[key] = None
+            except MissingRule as error:
+                self._missing[key] = str(error)
+        return self._missing[key]
+
+    def available(self, mode: str, args: tuple, static: Static) -> tuple[bool, ...]:
+        """Of each leaf of ``args``, whether this derivative was declared."""
+        wanted = self.differentiable(args)
+        if not any(wanted) or self.missing(mode, args, static, wanted) is None:
+            return wanted
+        alone = [
+            tuple(i == j for j in range(len(wanted))) for i, wants in enumerate(wanted) if wants
+        ]
+        found = [only for only in alone if self.missing(mode, args, static, only) is None]
+        return tuple(any(only[i] for only in found) for i in range(len(wanted)))
+
+    # The function itself --------------------------------------------------------------------------
+
+    def direct(self, args: tuple, static: Static) -> Any:
+        """Call the bound function on NumPy arrays, without JAX, in the way the handler does."""
+        assert self.binding is not None
+        definition = self.binding.definition
+        parameters = definition.parameters
+        operands, known = definition.calling.bind(definition.label, args, dict(static))
+        structs = jax.eval_shape(lambda *xs: self.function(*xs, **static), *args)
+        seen = [self._seen(position, arg) for position, arg in enumerate(operands)]
+        keywords = parameters.accepted(known.values)
+        function = parameters.by_keyword_out(definition.function)
+        if not parameters.wants_out:
+            return _conform(structs, function(*seen, **keywords))
+        out = jax.tree.map(lambda s: self._array(np.zeros(s.shape, self._computed(s))), structs)
+        function(*seen, out=out, **keywords)
+        return _conform(structs, out)
+
+    def _seen(self, position: int, arg: Any) -> Any:
+        nondiff = self.kind(position) is NONDIFF
+
+        def one(x: Any) -> np.ndarray:
+            return self._array(np.array(x, x.dtype if nondiff else self._computed(x)))
+
+        return jax.tree.map(one, arg)
+
+    def _computed(self, x: Any) -> np.dtype:
+        assert self.binding is not None
+        return _dtypes.computing(np.dtype(x.dtype), self.binding.definition.compute_dtype)
+
+    def _array(self, x: np.ndarray) -> np.ndarray:
+        assert self.binding is not None
+        return np.asfortranarray(x) if self.binding.definition.order == "F" else x
+
+
+def _pairs(first: Any, second: Any) -> Iterator[tuple]:
+    return zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+
+
+def _conform(structs: Any, result: Any) -> Any:
+    """What the function returned, in the declared structure and dtypes."""
+    leaves, tree = tree_flatten(structs)
+    if len(leaves) == 1 and not isinstance(result, (dict, tuple, list)):
+        found = [result]
+    else:
+        found = jax.tree.leaves(result)
+    with np.errstate(all="ignore"):
+        arrays = [
+            np.asarray(x).astype(s.dtype).reshape(s.shape)
+            for x, s in zip(found, leaves, strict=True)
+        ]
+    return tree_unflatten(tree, arrays)
+
+
+def _frozen(static: Static) -> tuple:
+    """A key for static parameters: by type as well, since 1, 1.0 and True are equal."""
+    return tuple((name, type(value), repr(value)) for name, value in sorted(static.items()))
+
+
+def subsets(wanted: tuple[bool, ...], owners: Sequence[int]) -> list[tuple[bool, ...]]:
+    """Every nonempty subset of the wanted arguments, all of them first.
+
+    Args:
+      owners: the argument to which each leaf belongs.
+    """
+    positions = sorted({p for p, w in zip(owners, wanted, strict=True) if w})
+    chosen = [
+        set(some)
+        for count in range(len(positions), 0, -1)
+        for some in itertools.combinations(positions, count)
+    ]
+    return [
+        tuple(w and p in some for p, w in zip(owners, wanted, strict=True)) for some in chosen
+    ]
+
+
+def owners(args: tuple) -> list[int]:
+    return [position for position, arg in enumerate(args) for _ in jax.tree.leaves(arg)]
+
+
+class UserError(Exception):
+    """The bound function, or a rule, raised an exception; the text is XLA's."""
+
+
+class BrokenContract(Exception):
+    """A function or rule returned something else than was declared, or kept a view."""
+
+
+@contextlib.contextmanager
+def errors_told_apart() -> Iterator[None]:
+    """Sort what a call raises into what users raise and what we found wrong."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        code, _, text = str(error).partition(": ")
+        kind = BrokenContract if code == "INVALID_ARGUMENT" else UserError
+        raise kind(text.partition("\n--------------------")[0]) from None
+
+
+def as_jax(args: tuple) -> tuple:
+    """Arguments as JAX arrays, dtypes kept as far as the x64 setting allows."""
+    return jax.tree.map(jnp.asarray, args)
+
+
+def need(condition: bool, reason: str) -> None:
+    """Skip what follows, for a reason."""
+    if not condition:
+        raise Skip(reason)
+
+
+def apply_only_if(condition: bool, reason: str) -> None:
+    """Skip what follows for every example of this binding, for a reason."""
+    if not condition:
+        raise Inapplicable(reason)
