@@ -1,5 +1,6 @@
 """Settings that all tests share; everything global is as it was after each test."""
 
+import gc
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -11,6 +12,8 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 import hypothesis
 import jax
 import pytest
+
+gc.freeze()  # what is imported stays anyway; the tests that collect garbage need not look at it
 
 hypothesis.settings.register_profile("dev", deadline=None, max_examples=25)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=25, derandomize=True)

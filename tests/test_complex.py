@@ -2,12 +2,13 @@
 
 import itertools
 
+import foreign
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
-from reference import COMPLEX, Case, close, inner, named, normal, split, tangents_of
+from comparing import close, inner, nonlinear, normal, split, tangents_of
+from reference import COMPLEX, Case, named
 
 import jaxbind
 
@@ -67,7 +68,7 @@ def test_gradient_of_a_real_loss(case: Case):
     args = case.of(3)
 
     def gradient(function):
-        loss = reference.nonlinear(function)
+        loss = nonlinear(function)
         return jax.jit(jax.grad(loss, case.argnums))(*args)
 
     close(gradient(case.bound), gradient(case.twin))
@@ -87,7 +88,7 @@ def test_a_real_and_a_complex_argument_of_a_multilinear_function(a, x):
         value, back = jax.vjp(function, *args)
         return value, back(tangents_of(value)), jax.jvp(function, args, tangents_of(args))[1]
 
-    close(every(reference.matvec), every(lambda a, x: a @ x))
+    close(every(foreign.matvec), every(lambda a, x: a @ x))
 
 
 @pytest.mark.parametrize("kinds", [(float, complex), (complex, float)], ids=str)
@@ -100,7 +101,7 @@ def test_a_real_and_a_complex_operand_of_partials(kinds):
         value, back = jax.vjp(function, *args)
         return value, back(tangents_of(value)), jax.jvp(function, args, tangents_of(args))[1]
 
-    close(every(reference.analytic), every(lambda z, w: z**2 * jnp.exp(w)))
+    close(every(foreign.analytic), every(lambda z, w: z**2 * jnp.exp(w)))
 
 
 def test_a_complex_jacobian_beside_a_real_operand():
@@ -137,7 +138,7 @@ def test_a_complex_rule_for_a_real_operand_says_so():
 
 def test_a_real_number_beside_complex_operands():
     """A Python number, which has no precision of its own, as a differentiable operand."""
-    got = jax.grad(lambda c, z: jnp.sum(reference.analytic(z, c).real), (0, 1))(0.5, Z)
+    got = jax.grad(lambda c, z: jnp.sum(foreign.analytic(z, c).real), (0, 1))(0.5, Z)
     close(got, jax.grad(lambda c, z: jnp.sum((z**2 * jnp.exp(c)).real), (0, 1))(0.5, Z))
 
 
@@ -178,10 +179,10 @@ FUNCTIONS = {
         complex,
     ),
     "stretch": (
-        reference.stretch.function,
+        foreign.stretch.function,
         lambda z: z * jnp.abs(z),
-        reference.stretch.jvp.function,
-        reference.stretch.vjp.function,
+        foreign.stretch.jvp.function,
+        foreign.stretch.vjp.function,
         complex,
         complex,
     ),

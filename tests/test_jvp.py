@@ -2,15 +2,16 @@
 
 import itertools
 
+import foreign
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
+from comparing import close, normal, split, tangents_of
 from hypothesis import given, settings
 from hypothesis.extra.numpy import mutually_broadcastable_shapes
-from reference import ALL, REAL, Case, close, named, split, tangents_of
+from reference import ALL, REAL, Case, named
 
 import jaxbind
 
@@ -68,8 +69,10 @@ def test_every_subset_of_arguments(case: Case):
 @cases
 def test_pushforward_is_linear(case: Case):
     args, around = split(case.of(3), case.argnums)
-    _, push = jax.linearize(around(case.bound), *args)
+    value, push = jax.linearize(around(case.bound), *args)
     s, t = tangents_of(args, 4), tangents_of(args, 5)
+    want = jax.jit(lambda *a: jax.jvp(around(case.twin), a, s))(*args)
+    close((value, push(*s)), want, case.rtol)
 
     def combined(a, b):
         return jax.tree.map(lambda x, y: x if x.dtype == jax.dtypes.float0 else 2 * x - 3 * y, a, b)
@@ -110,7 +113,7 @@ def test_zero_tangents_as_arrays(case: Case):
 @given(shapes=mutually_broadcastable_shapes(num_shapes=2, max_dims=2, max_side=3), seed=seeds)
 def test_loop_dimensions_broadcast(case: Case, shapes, seed):
     rng = np.random.default_rng(seed)
-    args = tuple(reference.normal(rng, s) for s in shapes.input_shapes)
+    args = tuple(normal(rng, s) for s in shapes.input_shapes)
     tangents = tangents_of(args, seed)
     close(jax.jvp(case.bound, args, tangents), jax.jvp(case.twin, args, tangents))
 
@@ -124,10 +127,10 @@ def test_loop_dimensions_broadcast(case: Case, shapes, seed):
 )
 def test_loop_dimensions_of_a_multilinear_function(shapes, seed):
     rng = np.random.default_rng(seed)
-    args = tuple(reference.normal(rng, s) for s in shapes.input_shapes)
+    args = tuple(normal(rng, s) for s in shapes.input_shapes)
     tangents = tangents_of(args, seed)
     (a, x), (da, dx) = args, tangents
-    value, got = jax.jvp(reference.matvec, args, tangents)
+    value, got = jax.jvp(foreign.matvec, args, tangents)
     close((value, got), (np.matvec(a, x), np.matvec(da, x) + np.matvec(a, dx)))
 
 
@@ -169,33 +172,33 @@ def test_the_derivative_called_directly(case: Case):
 def test_the_derivative_of_a_partly_linear_function_called_directly():
     args = (x, w, c) = jnp.arange(3.0), jnp.ones(3), jnp.asarray(0.4)
     t = tangents_of(args)
-    want = jax.jvp(reference.blend_twin, args, t)[1]
-    close(reference.blend.jvp(args, t, power=1), want)
-    close(reference.blend.jvp(args, (t[0], None, None)), t[0] * jnp.cos(c))
-    close(reference.blend.jvp(args, (None, None, t[2])), t[2] * (w * jnp.cos(c) - x * jnp.sin(c)))
+    want = jax.jvp(foreign.blend_twin, args, t)[1]
+    close(foreign.blend.jvp(args, t, power=1), want)
+    close(foreign.blend.jvp(args, (t[0], None, None)), t[0] * jnp.cos(c))
+    close(foreign.blend.jvp(args, (None, None, t[2])), t[2] * (w * jnp.cos(c) - x * jnp.sin(c)))
 
 
 def test_a_derivative_broadcasts_like_its_function():
     x, y, t = jnp.ones((3, 1)), jnp.arange(4.0), jnp.arange(3.0)[:, None]
-    got = reference.product.jvp((x, y), (t, None))
+    got = foreign.product.jvp((x, y), (t, None))
     close(got, y**2 * t)
     assert got.shape == (3, 4)
 
 
 def test_a_derivative_takes_static_parameters():
     x = jnp.arange(3.0)
-    close(reference.cube.jvp((x,), (x,), scale=2.0), 6 * x**3)
-    close(reference.cube.jvp((x,), (x,)), 3 * x**3)
+    close(foreign.cube.jvp((x,), (x,), scale=2.0), 6 * x**3)
+    close(foreign.cube.jvp((x,), (x,)), 3 * x**3)
 
 
 # Numbers, dtypes ----------------------------------------------------------------------------------
 
 
 def test_python_numbers():
-    got = jax.jvp(reference.product, (2.0, 3.0), (1.0, 10.0))
+    got = jax.jvp(foreign.product, (2.0, 3.0), (1.0, 10.0))
     close(got, jax.jvp(lambda a, b: a * b**2, (2.0, 3.0), (1.0, 10.0)))
     mixed = (jnp.float32(2.0), 3.0), (jnp.float32(1.0), 10.0)
-    close(jax.jvp(reference.product, *mixed), jax.jvp(lambda a, b: a * b**2, *mixed))
+    close(jax.jvp(foreign.product, *mixed), jax.jvp(lambda a, b: a * b**2, *mixed))
 
 
 @pytest.mark.parametrize(
@@ -210,7 +213,7 @@ def test_32_bits(case: Case):
 
 def test_half_precision():
     x = jnp.asarray([0.5, 1.5], jnp.bfloat16)
-    value, tangent = jax.jvp(lambda x: reference.product(x, x), (x,), (x,))
+    value, tangent = jax.jvp(lambda x: foreign.product(x, x), (x,), (x,))
     close((value, tangent), (x**3, (3 * x**3).astype(jnp.bfloat16)), 2e-2)
 
 
@@ -284,6 +287,12 @@ def test_both_from_the_other_is_refused():
     f.def_jvp("from-vjp")
     with pytest.raises(TypeError, match="from-jvp"):
         f.def_vjp("from-jvp")
+    f.def_jvp(lambda p, t: 2 * p[0] * t[0])
+    f.def_vjp("from-jvp")
+    with pytest.raises(TypeError, match="'from-vjp' cannot be, since its def_vjp is 'from-jvp'"):
+        f.def_jvp("from-vjp")
+    with pytest.raises(TypeError, match=r"def_jvp\('guess'\) is not known"):
+        f.def_jvp("guess")
 
 
 def test_partials_are_for_arrays():

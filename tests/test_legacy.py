@@ -137,6 +137,19 @@ def test_functions_that_batch_by_themselves(place, axes):
     assert seen[-1] is None
 
 
+def test_an_abstract_function_gets_the_keywords_of_the_call_and_no_others():
+    def scale(out, args, kwargs_dump):
+        out[0][()] = load_kwargs(kwargs_dump)["factor"] * args[0]
+
+    def shape(v, *, factor):
+        return ((v.shape, v.dtype),)
+
+    f = get_linear_call(scale, scale, shape, shape)
+    x = jnp.arange(3.0)
+    np.testing.assert_array_equal(f(x, factor=2.0)[0], 2 * x)
+    np.testing.assert_array_equal(jax.grad(lambda v: f(v, factor=2.0)[0].sum())(x), [2, 2, 2])
+
+
 def test_load_kwargs_of_a_pickled_array():
     dumped = np.frombuffer(pickle.dumps({"a": 1}), np.uint8)
     assert load_kwargs(dumped) == {"a": 1}

@@ -1,21 +1,16 @@
-"""Errors are part of the interface: what a user reads when something is wrong."""
+"""Errors are part of the interface: what a user reads when a declaration or call is wrong."""
 
-import gc
 import re
-import subprocess
-import sys
+import types
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from failing import ROUTES, elementwise, message, x
 
 import jaxbind
 
 pytestmark = pytest.mark.usefixtures("x64")
-
-x = np.arange(3.0)
-y = np.arange(4.0)
 
 
 @jaxbind.bind("(n),(n)->()")
@@ -29,128 +24,54 @@ def says(error, text):
 
 # When a call is traced ----------------------------------------------------------------------------
 
-
-def test_core_dimension():
-    with says(
-        ValueError,
-        "dot: size 4 of core dimension n in argument 1 (y) differs from size 3 in argument 0 (x)",
-    ):
-        dot(x, y)
-    fixed = jaxbind.bind(lambda a: a, "(3)->(3)")
-    with says(ValueError, "size 4 of a core dimension in argument 0 (a) differs from the fixed"):
-        fixed(y)
+CALLS = {
+    "eager": lambda *a: dot(*a),
+    "jit": lambda *a: jax.jit(dot)(*a),
+    "eval_shape": lambda *a: jax.eval_shape(dot, *a),
+    "grad": lambda *a: jax.grad(lambda v, *w: dot(v, *w))(*a),
+}
 
 
-def test_count_and_rank():
-    with says(TypeError, "dot: got 1 positional argument; it takes 2 (x, y)"):
-        dot(x)
-    with says(TypeError, "dot: got 3 positional arguments; it takes 2 (x, y)"):
-        jax.jit(dot)(x, x, x)
-    with says(ValueError, "dot: argument 1 (y) has 0 dimensions, but its core dimensions are (n)"):
-        dot(x, 1.0)
-    with says(TypeError, "dot: got 3 operand arrays; the signature (n),(n)->() has 2"):
-        dot([1.0, 2.0], x)
+@pytest.mark.parametrize("call", CALLS)
+def test_core_dimensions(call):
+    says = "dot: size 4 of core dimension n in argument 1 (y) differs from size 3 in argument 0 (x)"
+    assert says in message(CALLS[call], x, np.arange(4.0), error=ValueError)
+    says = "dot: argument 1 (y) has 0 dimensions, but its core dimensions are (n) in the signature"
+    assert says in message(CALLS[call], x, 1.0, error=ValueError)
 
 
-def test_loop_dimensions_that_do_not_broadcast():
-    with says(ValueError, "argument 0 (x) has (2,), argument 1 (y) has (4,) in front"):
-        dot(np.ones((2, 3)), np.ones((4, 3)))
+def test_core_dimensions_under_vmap():
+    both = jax.vmap(dot)
+    text = message(both, np.ones((2, 3)), np.ones((2, 4)), error=ValueError)
+    assert "size 4 of core dimension n in argument 1 (y) differs from size 3" in text
+    text = message(both, np.ones(2), np.ones((2, 3)), error=ValueError)
+    assert "dot: argument 0 (x) has 0 dimensions, but its core dimensions are (n)" in text
 
 
-@pytest.mark.parametrize("dtype", ["int4", "uint4", "int2", "float4_e2m1fn"])
-def test_packed_dtypes_are_refused(dtype):
-    operand = jnp.ones(3, dtype)
-    for call in (dot, jax.jit(dot), lambda *a: jax.eval_shape(dot, *a)):
-        with says(TypeError, f"dot: argument 1 (y) has dtype {dtype}, which cannot cross"):
-            call(x, operand)
-    with says(TypeError, "Accepted: bool, int8 to int64"):
-        dot(x, operand)
+def test_loop_dimensions():
+    text = message(dot, np.ones((2, 3)), np.ones((4, 3)), error=ValueError)
+    assert "dot: loop dimensions do not broadcast: argument 0 (x) has (2,), argument 1 (y)" in text
 
 
-def test_typed_keys_and_float0_are_refused():
-    with says(TypeError, "pass jax.random.key_data(key)"):
-        dot(x, jax.random.split(jax.random.key(0), 3))
-    with says(TypeError, "argument 1 (y) has dtype float0"):
-        jax.jit(dot)(x, np.zeros(3, jax.dtypes.float0))
+def test_counts():
+    assert "dot: got 1 positional argument; it takes 2 (x, y)" in message(dot, x, error=TypeError)
+    assert "dot: got 3 positional arguments; it takes 2" in message(dot, x, x, x, error=TypeError)
+    text = message(dot, [1.0, 2.0], x, error=TypeError)
+    assert "dot: got 3 operand arrays; the signature (n),(n)->() has 2. argument 0 (x[0])" in text
+    assert "pass jnp.asarray(...) for one array" in text
+
+
+def test_errors_before_the_call_have_no_jax_internals():
+    """They are raised where the user called, in the type that Python would use."""
+    with pytest.raises(ValueError) as caught:
+        jax.jit(lambda v: dot(v, np.ones(4)) * 2)(x)
+    assert not isinstance(caught.value, jax.errors.JaxRuntimeError)
+    assert caught.value.__cause__ is None
 
 
 def test_operands_that_are_no_arrays():
     with says(TypeError, "dot: argument 1 (y) is a str; operands are arrays, numbers, or"):
         dot(x, "text")
-
-
-def test_static_parameters():
-    f = jaxbind.bind(lambda x, *, n, m=2: x * n * m, "(n)->(n)", name="f")
-    with says(TypeError, "f: static parameter n=[3] is unhashable (list)"):
-        f(x, n=[3])
-    with says(TypeError, "f: static parameter m=array([1., 1.]) is unhashable (ndarray)"):
-        f(x, n=1.0, m=np.ones(2))
-    with says(TypeError, "f: missing the static keyword argument n="):
-        f(x)
-    with says(TypeError, "f: unexpected keyword argument k=1; it takes n, m"):
-        f(x, n=1, k=1)
-
-
-# When something is declared -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "options, error, text",
-    [
-        ({}, TypeError, "neither a signature nor out= is given"),
-        ({"out": "guess"}, TypeError, "out='guess' is not understood"),
-        ({"out": 3}, None, ""),
-        ({"order": "A", "out": "infer"}, ValueError, "order='A' is not understood"),
-        ({"linear": ("z",), "out": "infer"}, TypeError, "linear= names 'z', which is no argument"),
-        ({"nondiff": 5, "out": "infer"}, TypeError, "nondiff= names 5"),
-        ({"compute_dtype": "text", "out": "infer"}, TypeError, "compute_dtype='text' is no dtype"),
-        ({"compute_dtype": bool, "out": "infer"}, TypeError, "is no number type"),
-        ({"dtype": "f4", "out": "infer"}, TypeError, "goes with a signature"),
-        (
-            {"linear": "a", "nondiff": "a", "out": "infer"},
-            TypeError,
-            "argument 0 is named in more than one",
-        ),
-    ],
-)
-def test_options(options, error, text):
-    def function(a, b):
-        return a
-
-    if error is None:
-        bound = jaxbind.bind(function, **options)
-        with says(TypeError, "function: out= gives 3, which has no shape and dtype"):
-            bound(x, x)
-        return
-    with says(error, text):
-        jaxbind.bind(function, **options)
-
-
-@pytest.mark.parametrize(
-    "signature, text",
-    [
-        ("(n)", "must contain '->' once"),
-        ("(n)->", "has no output"),
-        ("n->n", "cannot read 'n'"),
-        ("(n)->(m)", "core dimension m stands only in an output"),
-        ("(n-1)->(n)", "'n-1' is no core dimension"),
-        ("(n?),(n)->()", "must carry '?' wherever it"),
-        ("(n)->(n|1)", "broadcasts, which is possible in inputs only"),
-        ("(3|1)->()", "combines '|1' with a fixed size"),
-    ],
-)
-def test_signatures(signature, text):
-    with says(ValueError, text):
-        jaxbind.bind(lambda a: a, signature)
-
-
-def test_not_callable_or_bound_already():
-    with says(TypeError, "a int is not callable"):
-        jaxbind.bind(3, "()->()")
-    with says(TypeError, "it is bound already; bind dot.function"):
-        jaxbind.bind(dot, "()->()")
-    with says(TypeError, "signature (n)->() has 1 inputs, but the function has 2"):
-        jaxbind.bind("(n)->()")(lambda a, b: a)
 
 
 # Missing rules ------------------------------------------------------------------------------------
@@ -210,6 +131,88 @@ def test_arguments_without_derivative():
         jax.grad(g, 1)(2.0, 3.0)
 
 
+# Wrong results ------------------------------------------------------------------------------------
+
+WRONG = [
+    (lambda v: v[:2], "f returned float64[2] for its result; its declared shape and dtype are"),
+    (lambda v: v[None], "f returned float64[1,3] for its result"),
+    (lambda v: v.sum(), "f returned float64[] for its result"),
+    (lambda v: 1.0, "f returned 1.0 (float) for its result"),
+    (lambda v: v.astype("f4"), "f returned float32[3] for its result"),
+    (lambda v: v > 1, "f returned bool[3] for its result"),
+    (lambda v: v.astype(int), "f returned int64[3] for its result"),
+    (lambda v: v * 1j, "f returned complex128[3] for its result"),
+    (lambda v: v.astype(">f8"), "f returned >f8[3] for its result"),
+    (lambda v: v.astype(object), "f returned object[3] for its result"),
+    (lambda v: None, "f returned None for its result; it must return an array: float64[3]"),
+    (lambda v: "text", "f returned 'text' (str) for its result; it must return an array"),
+    (lambda v: b"abc", "f returned b'abc' (bytes) for its result"),
+    (lambda v: (v, v), "f returned a tuple of 2 for its result"),
+    (lambda v: {"a": v}, "f returned a dict of 1 for its result; it must return an array"),
+    (lambda v: [1.0, 2.0], "f returned a list of 2 for its result"),
+    (lambda v: [[1.0], [2.0, 3.0]], "f returned a list of 2 for its result; it must return an a"),
+    (lambda v: ["a", "b", "c"], "f returned a list of 3 for its result"),
+    (lambda v: (e for e in v), "(generator) for its result; it must return an array"),
+    (lambda v: object(), "(object) for its result; it must return an array"),
+    (lambda v: np.sin, "<ufunc 'sin'> (ufunc) for its result; it must return an array"),
+    (lambda v: types.SimpleNamespace(shape=(3,), dtype="float64"), "f returned float64[3] for its"),
+    (lambda v: np.datetime64("2026-11-23"), "f returned "),
+    (lambda v: [1j, 2, 3], "f returned a list of 3 for its result"),
+    (lambda v: Unprintable(), "f returned "),
+]
+
+
+class Unprintable:
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+
+@pytest.mark.parametrize("function, text", WRONG, ids=range(len(WRONG)))
+@pytest.mark.parametrize("route", ["eager", "jit of vmap", "scan"])
+def test_wrong_results(function, text, route):
+    shown = message(ROUTES[route](elementwise(lambda v: function(v), name="f")), x)
+    assert text in shown
+    assert "float64[3]" in shown and "  called with v: float64[3]" in shown
+    assert "_pycall" not in shown and len(shown) < 600
+
+
+SEVERAL = [
+    (lambda v: v, "f returned float64[3], but its declared result is (array, array)"),
+    (lambda v: (v,), "f returned a tuple of 1, but its declared result is (array, array)"),
+    (lambda v: (v, v, v), "f returned a tuple of 3, but its declared result is (array, array)"),
+    (lambda v: None, "f returned None, but its declared result is (array, array)"),
+    (lambda v: {"a": v, "b": v}, "f returned a dict of 2, but its declared result is (array, arr"),
+    (lambda v: (v, None), "f returned None for result 1 of (array, array)"),
+    (lambda v: (v, v), "f returned float64[3] for result 1; its declared shape and dtype are fl"),
+    (lambda v: ((v, v), v), "f returned a tuple of 2 for result 0"),
+    (lambda v: (v.sum(), v), "f returned float64[] for result 0; its declared shape and dtype"),
+    (lambda v: "ab", "f returned 'ab' (str), but its declared result is (array, array)"),
+]
+
+
+@pytest.mark.parametrize("function, text", SEVERAL, ids=range(len(SEVERAL)))
+def test_wrong_structures(function, text):
+    f = jaxbind.bind(lambda v: function(v), "(n)->(n),()", name="f")
+    for call in (f, ROUTES["jit of vmap"](f)):
+        assert text in message(call, x)
+
+
+def test_wrong_trees():
+    f = jaxbind.bind(lambda v: {"a": v, "c": v}, out=lambda v: {"a": v, "b": v}, name="f")
+    assert "f returned a dict of 2, but its declared result is {'a': array, 'b': array}" in message(
+        f, x
+    )
+
+
+def test_results_returned_beside_out():
+    f = elementwise(lambda v, out: out.fill(1) or v * 2, name="f")
+    text = message(f, x)
+    assert "f returned float64[3] although it has a parameter `out`; write the result into" in text
+    assert np.all(np.asarray(elementwise(lambda v, out: np.add(v, 1, out=out))(x)) == x + 1)
+    g = jaxbind.bind(lambda v, out: (v, v), "(n)->(n),(n)", name="g")
+    assert "g returned a tuple of 2 although it has a parameter `out`" in message(g, x)
+
+
 def test_rules_that_return_something_else():
     f = jaxbind.bind(lambda a: a * 2, "(n)->(n)", name="f")
     f.def_vjp(lambda primals, ct: ct[:2])
@@ -225,171 +228,7 @@ def test_rules_that_return_something_else():
         jax.jvp(h, (x,), (x,))
 
 
-# While a function runs ----------------------------------------------------------------------------
-
-failure = pytest.mark.parametrize(
-    "run",
-    [
-        lambda f, *a: f(*a),
-        lambda f, *a: jax.jit(f)(*a),
-        lambda f, *a: jax.vmap(f)(*(v[None] for v in a)),
-    ],
-    ids=["eager", "jit", "vmap"],
-)
-
-
-def fails(text):
-    return pytest.raises(jax.errors.JaxRuntimeError, match=re.escape(text))
-
-
-def careless(v, w):
-    raise ValueError("the flux capacitor is empty: ∇ü")
-
-
-@failure
-def test_an_exception_names_binding_operands_and_line(run):
-    bound = jaxbind.bind(careless, "(n),(m)->(n)")
-    with fails("ValueError: the flux capacitor is empty: ∇ü") as caught:
-        np.asarray(run(bound, x, y.astype("float32")))
-    text = str(caught.value)
-    assert "raised in careless\n  called with v: float64[3], w: float32[4]" in text
-    line = careless.__code__.co_firstlineno + 1
-    assert f'{__file__}", line {line}, in careless' in text
-    assert "_pycall" not in text and "jaxbind/" not in text.replace(__file__, "")
-
-
-def test_an_exception_in_a_loop_names_the_iteration():
-    def third(v):
-        if v == 2.0:
-            raise RuntimeError("two")
-        return v
-
-    with fails("in iteration 2 of 4 over its loop dimensions"):
-        jax.jit(jaxbind.bind(third, "()->()"))(y)
-
-
-@pytest.mark.parametrize(
-    "function, text",
-    [
-        (lambda v: v[:2], "returned float64[2] for its result; its declared shape and dtype are"),
-        (lambda v: v.astype("float32"), "returned float32[3] for its result"),
-        (lambda v: v > 0, "returned bool[3] for its result"),
-        (lambda v: None, "returned None for its result; it must return an array: float64[3]"),
-        (lambda v: "text", "returned 'text' (str) for its result; it must return an array"),
-        (lambda v: (v, v), "returned a tuple of 2 for its result"),
-        (lambda v: v + 1j, "returned complex128[3] for its result"),
-        (lambda v: object(), "for its result; it must return an array"),
-    ],
-)
-@failure
-def test_wrong_returns(function, text, run):
-    with fails(text):
-        np.asarray(run(jaxbind.bind(function, "(n)->(n)", name="f"), x))
-
-
-@pytest.mark.parametrize(
-    "function, text",
-    [
-        (lambda v: v, "f returned float64[3], but its declared result is (array, array)"),
-        (lambda v: (v,), "f returned a tuple of 1, but its declared result is (array, array)"),
-        (lambda v: (v, v, v), "f returned a tuple of 3, but its declared result is"),
-        (lambda v: (v, v[:1]), "f returned float64[1] for result 1"),
-    ],
-)
-def test_wrong_number_of_results(function, text):
-    with fails(text):
-        jaxbind.bind(function, "(n)->(n),(n)", name="f")(x)
-
-
-def test_wrong_structure():
-    struct = jax.ShapeDtypeStruct((3,), float)
-    bound = jaxbind.bind(lambda v: {"b": v}, out={"a": struct}, name="f")
-    with fails("f returned a dict of 1, but its declared result is {'a': array}"):
-        bound(x)
-    both = jaxbind.bind(out=lambda v: v, name="g")(lambda v, *, out: v)
-    with fails("g returned float64[3] although it has a parameter `out`"):
-        both(x)
-
-
-def test_writing_into_an_operand():
-    def impatient(v):
-        v[0] = 1.0
-        return v
-
-    with fails("operands are read-only views of JAX's memory; work on a copy (x = x.copy())"):
-        jaxbind.bind(impatient, "(n)->(n)")(x)
-
-
-@pytest.mark.parametrize("keep", [lambda v: v, lambda v: v[1:], lambda v: [{"a": v.T}], iter])
-@failure
-def test_keeping_a_view(keep, run):
-    kept = []
-
-    def hoarder(v):
-        kept.append(keep(v))
-        return 2 * v
-
-    with fails("hoarder kept a view of argument 0 (v) after it returned"):
-        np.asarray(run(jaxbind.bind(hoarder, "(n)->(n)"), x))
-    kept.clear()
-
-
-def test_keeping_the_result():
-    kept = []
-
-    def hoarder(v, *, out):
-        out[:] = v
-        kept.append(out)
-
-    with fails("hoarder kept a view of its result 0 after it returned"):
-        jaxbind.bind(hoarder, out=lambda v: v)(x)
-
-
-def test_a_reference_cycle_is_not_a_kept_view():
-    def cyclic(v):
-        loop = [v]
-        loop.append(loop)
-        return 2 * v
-
-    gc.disable()
-    try:
-        np.testing.assert_array_equal(jaxbind.bind(cyclic, "(n)->(n)")(x), 2 * x)
-    finally:
-        gc.enable()
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, RecursionError])
-def test_no_exception_corrupts_anything(error):
-    raising = True
-
-    def moody(v):
-        if raising:
-            raise error
-        return 2 * v
-
-    bound = jax.jit(jaxbind.bind(moody, "(n)->(n)"))
-    for _ in range(3):
-        with fails(error.__name__):
-            np.asarray(bound(x))
-    raising = False
-    np.testing.assert_array_equal(bound(x), 2 * x)
-
-
-def test_exceptions_that_are_hard_to_show():
-    class Unprintable(Exception):
-        def __str__(self):
-            raise RuntimeError("no")
-
-    def nul(v):
-        raise ValueError("a\0b" + "x" * 100_000)
-
-    def unprintable(v):
-        raise Unprintable
-
-    with pytest.raises(jax.errors.JaxRuntimeError, match=r"a\?b"):
-        jaxbind.bind(nul, "(n)->(n)")(x)
-    with pytest.raises(jax.errors.JaxRuntimeError, match="unprintable"):
-        jaxbind.bind(unprintable, "(n)->(n)")(x)
+# Where it runs ------------------------------------------------------------------------------------
 
 
 def test_an_old_jax_is_refused():
@@ -406,30 +245,3 @@ def test_other_platforms():
     bound = jaxbind.bind(lambda v: v, "()->()", name="f")
     with says(NotImplementedError, "f: there is no implementation for platform cuda"):
         jax.jit(bound).trace(1.0).lower(lowering_platforms=("cuda",))
-
-
-@pytest.mark.parametrize("end", ["pass", "raise ValueError('pending')", "raise SystemExit(3)"])
-def test_leaving_with_calls_in_flight(end, tmp_path):
-    program = f"""
-import time
-import jax, jax.numpy as jnp
-import jaxbind
-def slow(x):
-    time.sleep(0.3)
-    return x
-f = jaxbind.bind(slow, "(n)->(n)")
-work = jax.jit(lambda x: f(jnp.sort(jnp.sin(x)) @ jnp.ones((len(x), 8))))
-work(jnp.ones(1_000_000)), work(jnp.ones(1_000_000))
-{end}
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        cwd=tmp_path,
-    )
-    code = {"p": 0, "V": 1, "S": 3}[end[0] if end == "pass" else end.split()[1][0]]
-    assert done.returncode == code, done.stderr
-    assert done.stderr == "" or "ValueError: pending" in done.stderr

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import Pair, close
+from comparing import close
+from foreign import Pair
 
 import jaxbind
 
@@ -130,6 +131,22 @@ def test_wrt_of_one_leaf_of_an_argument():
 
     close(jax.grad(lambda u: total(f)(Pair(u, Y), 2.0))(X), 2 * Y)
     assert seen == [(True, False)]
+
+
+def test_wrt_in_a_derivative_of_a_derivative():
+    """Its arguments are the primals and the cotangents; what was not wanted before is None."""
+    seen = []
+    f = jaxbind.bind(lambda x, y: x * y, "(n),(n)->(n)")
+    f.def_vjp(lambda p, ct: (p[1] * ct, p[0] * ct))
+
+    @f.vjp.def_vjp
+    def _(primals, cotangents, *, wrt):
+        ((x, _), ct), (u, v) = primals, cotangents
+        seen.append((list(wrt), "primals" in wrt, "cotangents" in wrt, v is None))
+        return (0 * x if v is None else v * ct, u * ct), None
+
+    close(jax.vjp(lambda y: jax.grad(total(f))(X, y), Y)[1](X), (jnp.asarray(X),))
+    assert seen == [([True, False], True, False, True)]
 
 
 def test_the_function_is_not_called_for_its_gradient_alone(counted):
@@ -380,6 +397,13 @@ def test_a_rule_given_after_the_function_was_used(way):
         derivative(X)
     scaled(f, 2)
     close(derivative(X), 2 * jnp.ones(3))
+
+
+def test_derivatives_of_a_derivative_may_be_declared_before_it():
+    f = jaxbind.bind(lambda x: x**2, "(n)->(n)")
+    f.jvp.def_jvp(lambda p, t: 2 * t[0][0] * p[1][0])
+    f.def_jvp(lambda p, t: 2 * p[0] * t[0])
+    close(jax.jacfwd(jax.jacfwd(total(f)))(X), 2 * jnp.eye(3))
 
 
 def test_one_rule_after_the_other_was_used():

@@ -254,6 +254,10 @@ def test_the_function_sees_the_optional_dimensions_that_are_there():
         want = operand.sum(axis=tuple(range(-min(len(shape), 2), 0)))
         np.testing.assert_allclose(total(operand), want, rtol=1e-14)
     assert seen == [(), (3,), (2, 3)] + [(2, 3)] * 4
+    seen.clear()
+    np.testing.assert_allclose(jax.vmap(total)(np.ones((4, 3))), [3] * 4)
+    np.testing.assert_allclose(jax.vmap(jax.vmap(total))(np.ones((4, 3))), np.ones((4, 3)))
+    assert seen == [(3,)] * 4 + [()] * 12
 
 
 REAL = [np.matmul, np.vecdot, np.matvec, np.vecmat, umath_tests.inner1d, umath_tests.cross1d,

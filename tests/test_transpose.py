@@ -2,26 +2,17 @@
 
 import itertools
 
+import foreign
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
+from comparing import close, inner, is_inexact, nonlinear, normal, split, tangents_of
+from foreign import Pair
 from hypothesis import given, settings
 from hypothesis.extra.numpy import mutually_broadcastable_shapes
-from reference import (
-    Case,
-    Pair,
-    close,
-    inner,
-    is_inexact,
-    named,
-    nonlinear,
-    normal,
-    split,
-    tangents_of,
-)
+from reference import Case, named
 
 import jaxbind
 
@@ -122,7 +113,7 @@ def test_the_transpose_called_directly(case: Case):
 
 def test_the_transpose_called_directly_over_loop_dimensions():
     a, ct = jnp.ones((5, 1, 2, 3)), jnp.arange(8.0).reshape(4, 2)
-    got = reference.matvec.transpose["x"](a, ct)
+    got = foreign.matvec.transpose["x"](a, ct)
     close(got, jnp.broadcast_to(ct.sum(-1)[None, :, None], (5, 4, 3)))
 
 
@@ -175,7 +166,7 @@ def test_the_same_value_in_two_arguments():
     def loss(function):
         return lambda x: jnp.sum(function(m, x, x) ** 2)
 
-    got = jax.jit(jax.grad(loss(reference.triple)))(x)
+    got = jax.jit(jax.grad(loss(foreign.triple)))(x)
     close(got, jax.grad(loss(lambda m, a, b: m @ (a * b)))(x))
 
 
@@ -192,7 +183,7 @@ def test_one_leaf_of_a_jointly_linear_argument(leaf):
         value = one(getattr(pair, leaf))
         return jax.linear_transpose(one, getattr(pair, leaf))(tangents_of(value))
 
-    close(along(reference.combine), along(reference.combine_twin))
+    close(along(foreign.combine), along(foreign.combine_twin))
 
 
 @pytest.mark.parametrize("kept", [0, 1])
@@ -208,7 +199,7 @@ def test_one_of_two_jointly_linear_arguments(kept):
 
         return jax.linear_transpose(one, args[kept])(jnp.arange(3.0))
 
-    close(along(reference.blend), along(reference.blend_twin))
+    close(along(foreign.blend), along(foreign.blend_twin))
 
 
 # Zeros that arrive as arrays ----------------------------------------------------------------------
@@ -247,7 +238,7 @@ def test_a_scan_that_starts_from_a_constant():
         return jax.jit(jax.grad(total, (0, 1)))
 
     args = jnp.arange(3.0), jnp.asarray(0.3)
-    close(loss(reference.blend)(*args), loss(reference.blend_twin)(*args))
+    close(loss(foreign.blend)(*args), loss(foreign.blend_twin)(*args))
 
 
 @pytest.mark.parametrize("case", [*LINEAR, *MULTILINEAR], ids=str)
@@ -283,7 +274,7 @@ def test_what_was_broadcast_is_summed(shapes, seed, which):
         return jax.linear_transpose(around(function), *chosen)(ct)
 
     close(
-        transpose(reference.matvec),
+        transpose(foreign.matvec),
         transpose(lambda a, x: jnp.einsum("...mn,...n->...m", a, x)),
     )
 
@@ -381,15 +372,15 @@ def test_fixed_dimensions():
 def test_transposes_of_derivatives():
     """The transpose of a pushforward is the pullback, and the other way round."""
     x, c, ct = jnp.asarray([0.5, -1.0, 2.0]), jnp.asarray(0.3), jnp.arange(3.0)
-    f = reference.surface
+    f = foreign.surface
     push, pull = (lambda *t: f.jvp((x, c), t)), (lambda ct: f.vjp((x, c), ct))
     close(jax.linear_transpose(push, x, c)(ct), tuple(pull(ct)))
     close(jax.linear_transpose(pull, ct)((x, c)), (push(x, c),))
 
     def twin(*t):
-        return jax.jvp(reference.blend_twin, (x, x, c), t)[1]
+        return jax.jvp(foreign.blend_twin, (x, x, c), t)[1]
 
-    partly = jax.linear_transpose(lambda *t: reference.blend.jvp((x, x, c), t), x, x, c)
+    partly = jax.linear_transpose(lambda *t: foreign.blend.jvp((x, x, c), t), x, x, c)
     close(partly(ct), jax.linear_transpose(twin, x, x, c)(ct))
 
 

@@ -22,7 +22,7 @@ import scipy.fft
 import scipy.linalg
 import scipy.special
 from jax import ShapeDtypeStruct
-from right_bindings import COMPLEX, DOUBLE, REAL, RULES, Itself, Recipe, Right, over_numpy, recipe
+from right_bindings import DOUBLE, REAL, RULES, Itself, Recipe, Right, over_numpy, recipe
 
 import jaxbind
 

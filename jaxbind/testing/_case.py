@@ -19,12 +19,20 @@ from jaxbind.testing._compare import (
     numpy_tree,
 )
 from jaxbind.testing._numerical import Derivative, directional
-from jaxbind.testing._subject import Static, Subject, UserError, errors_told_apart, owners
+from jaxbind.testing._subject import (
+    BrokenContract,
+    Static,
+    Subject,
+    UserError,
+    errors_told_apart,
+    owners,
+)
 from jaxbind.testing._violation import Skip
 
 #: agreement with a numerical derivative that is asked for, beyond its estimated error, in units
 #: of the dtype's epsilon: rules need not be exact to the last bits
 RULE = 2.0**23
+
 
 class Case:
     """A binding, concrete arguments, and what the laws compute from them.
@@ -81,7 +89,39 @@ class Case:
         shown += [f"{name}={value!r}" for name, value in self.static.items()]
         return f"{self.subject.label}({', '.join(shown)})"
 
-    # Values ---------------------------------------------------------------------------------------
+    # Other arguments -----------------------------------------------------------------------------
+
+    @cached_property
+    def tree(self) -> Any:
+        """The structure of the arguments."""
+        return jax.tree.structure(self.args)
+
+    def rebuilt(self, leaves: Sequence[Any]) -> tuple:
+        """Arguments from their leaves."""
+        return jax.tree.unflatten(self.tree, leaves)
+
+    def variants(self, count: int) -> list[tuple]:
+        """Arguments of the same shapes: those that were drawn, then scaled copies of the first."""
+        shapes = [(x.shape, x.dtype) for x in self.leaves]
+        found = [self.args]
+        for other in self.more:
+            leaves, tree = jax.tree.flatten(other)
+            if tree == self.tree and [(x.shape, x.dtype) for x in leaves] == shapes:
+                found.append(other)
+        found += [self.scaled(1 - (k + 1) / 16) for k in range(count - len(found))]
+        return found[:count]
+
+    def scaled(self, factor: float) -> tuple:
+        """The arguments, the floating-point ones multiplied by a number."""
+        scaled = [np.asarray(x * factor, x.dtype) if is_inexact(x) else x for x in self.leaves]
+        return self.rebuilt(scaled)
+
+    @cached_property
+    def floating(self) -> tuple[bool, ...]:
+        """Of each leaf, whether it is of floating point and not ``nondiff``."""
+        return self.subject.differentiable(self.args)
+
+    # Values --------------------------------------------------------------------------------------
 
     @cached_property
     def leaves(self) -> list[np.ndarray]:
@@ -95,6 +135,11 @@ class Case:
                 return self.subject.value(self.args, self.static)
         except UserError as error:
             raise Skip(f"the function raises: {str(error).splitlines()[0]}") from None
+
+    def value_at(self, leaves: Sequence[Any]) -> Any:
+        """The function's result for other leaves of its arguments."""
+        with errors_told_apart():
+            return self.subject.value(self.rebuilt(leaves), self.static)
 
     @cached_property
     def results(self) -> list[np.ndarray]:
@@ -122,7 +167,7 @@ class Case:
         chosen = dict.fromkeys(p for p, w in zip(self.owners, wrt, strict=True) if w)
         return ", ".join(self.subject.parameter(p) for p in chosen)
 
-    # Directions -------------------------------------------------------------------------------------
+    # Directions ----------------------------------------------------------------------------------
 
     def directions(self, wrt: Sequence[bool], scaled: str = "unit") -> list[np.ndarray]:
         """A tangent for each chosen leaf, in fractions that binary numbers hold exactly.
@@ -154,7 +199,7 @@ class Case:
 
         return draw() + 1j * draw() if is_complex(like) else draw()
 
-    # Derivatives ------------------------------------------------------------------------------------
+    # Derivatives ---------------------------------------------------------------------------------
 
     def pushed(self, wrt: tuple[bool, ...], tangents: Sequence[Any], leaves: Any = None) -> list:
         """J v by the declared rules."""
@@ -178,15 +223,13 @@ class Case:
 
     def numerical(self, wrt: Sequence[bool], tangents: Sequence[np.ndarray]) -> Derivative:
         """J v by differences of values; complex numbers are pairs of real ones."""
-        tree = jax.tree.structure(self.args)
         chosen = [x for x, w in zip(self.leaves, wrt, strict=True) if w]
 
         def function(vector: np.ndarray) -> np.ndarray:
             parts = iter(unpacked(vector, chosen))
             full = [next(parts) if w else x for x, w in zip(self.leaves, wrt, strict=True)]
             try:
-                with errors_told_apart():
-                    value = self.subject.value(jax.tree.unflatten(tree, full), self.static)
+                value = self.value_at(full)
             except UserError:
                 return np.full(packed(self.results).shape, np.nan)
             return packed([r for r in jax.tree.leaves(value) if is_inexact(r)])
@@ -216,6 +259,32 @@ class Case:
             moved = [np.abs(evaluate(leaves) - middle) for leaves in self.nudged(wrt)]
         return np.max(np.nan_to_num(moved, nan=np.inf), axis=0, initial=0.0)
 
+    def blind(self) -> bool:
+        """Whether the function answers 64-bit operands in single precision.
+
+        Moved by 1e-10 of itself an operand moves the result, unless the function does not see so
+        small a change; it does see one of 1e-6.
+        """
+        wrt = self.subject.differentiable(self.args)
+        if not any(wrt) or self.eps > 1e-10 or not self.results:
+            return False
+        signs = [np.sign(np.real(self.fractions(x))) for x in self.leaves]
+
+        def moved(by: float) -> np.ndarray:
+            leaves = [
+                np.asarray(x * (1 + by * s), x.dtype) if keep else x
+                for x, s, keep in zip(self.leaves, signs, wrt, strict=True)
+            ]
+            found = packed([r for r in jax.tree.leaves(self.value_at(leaves)) if is_inexact(r)])
+            return np.abs(found - packed(self.results))
+
+        size = np.abs(packed(self.results))
+        with np.errstate(all="ignore"):
+            fine = np.max([moved(by) for by in (1e-10, -1e-10, 3e-10, -3e-10)], axis=0)
+            less, more = (np.array([moved(by), moved(-by)]) for by in (1e-6, 3e-6))
+            seen = (less > 1e-9 * size) & (more > 2 * less) & (more < 5 * less)  # in proportion
+            return bool(np.any((fine == 0) & np.all(seen, axis=0)))
+
     def need_finite(self) -> None:
         for r in self.results:
             if not np.all(np.isfinite(r)):
@@ -231,6 +300,17 @@ class Case:
         """
         sizes = [np.full(packed([r]).shape, magnitude([r]) + self.ground) for r in self.results]
         return ROUNDING * self.eps * np.concatenate(sizes) + (1e-290 if self.eps < 1e-10 else 1e-30)
+
+
+def raises(evaluate: Callable[[], Any]) -> bool:
+    """Whether it raises (but for a kept view: that is a fault of its own)."""
+    try:
+        evaluate()
+    except BrokenContract as error:
+        return "kept a view" not in str(error)
+    except Exception:
+        return True
+    return False
 
 
 def packed(arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -254,6 +334,23 @@ def unpacked(vector: np.ndarray, like: Sequence[np.ndarray]) -> list[np.ndarray]
             part = np.ascontiguousarray(part).view(complex)
         found.append(part.astype(a.dtype).reshape(a.shape))
     return found
+
+
+def conjugation(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """The signs that conjugation gives to packed arrays: -1 for imaginary parts."""
+    return packed([np.full(a.shape, 1 - 1j) if is_complex(a) else np.ones(a.shape) for a in arrays])
+
+
+def real_rows(case: Case, wrt: tuple[bool, ...]) -> np.ndarray:
+    """The Jacobian over the real numbers that Jᵀ w stands for, row by row.
+
+    ``Re(w J v)`` with w = 1 is the real part of J v, with w = i minus its imaginary part; and so
+    for the operand.
+    """
+    chosen = [x for x, keep in zip(case.leaves, wrt, strict=True) if keep]
+    signs = conjugation(case.results)
+    rows = [case.pulled(wrt, unpacked(u, case.results)) for u in np.eye(len(signs))]
+    return signs[:, None] * np.stack([packed(row) for row in rows]) * conjugation(chosen)
 
 
 def _shown(arg: Any) -> str:

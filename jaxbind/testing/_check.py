@@ -16,45 +16,21 @@ import hypothesis
 import hypothesis.strategies as st
 import jax
 import numpy as np
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import Phase, settings
 from hypothesis.strategies import SearchStrategy
 
 from jaxbind.testing import _diagnosis
 from jaxbind.testing._case import Case
-from jaxbind.testing._inputs import Drawing, _several, check_drawn
+from jaxbind.testing._inputs import EVERYTHING, Drawing, check_drawn, samples, several
 from jaxbind.testing._subject import Static, Subject
 from jaxbind.testing._violation import Inapplicable, LawViolation, Skip
-from jaxbind.testing.laws import LAWS, Law
+from jaxbind.testing.laws import CAUSES_FIRST, LAWS, Law
 
 #: sizes of core dimensions that one check compiles for
 SIZES = 6
 
 #: into how many parts a search is divided
 PARTS = 16
-
-#: the order in which laws are tried: a broken one explains those that follow
-ORDER = (
-    "abstract",
-    "released",
-    "inputs_kept",
-    "complete",
-    "deterministic",
-    "static",
-    "jit",
-    "linear",
-    "jvp_linear",
-    "jvp",
-    "adjoint",
-    "transpose_transpose",
-    "higher",
-    "vmap",
-    "loop_dims",
-    "threads",
-    "sharded",
-    "export",
-    "dtypes",
-    "special_values",
-)
 
 
 @dataclass(frozen=True)
@@ -138,13 +114,13 @@ class Check:
 
     @property
     def statics(self) -> list[Static]:
-        return _several(self.options.static)
+        return several(self.options.static)
 
     def laws(self) -> list[Law]:
         """The laws to try, in the order in which one explains the next."""
-        chosen = ORDER if self.options.laws is None else list(self.options.laws)
-        skipped = set(self.options.skip)
-        return [LAWS[name] for name in ORDER if name in chosen and name not in skipped]
+        chosen = set(LAWS if self.options.laws is None else self.options.laws)
+        chosen -= set(self.options.skip)
+        return [law for law in CAUSES_FIRST if law.name in chosen]
 
     def remember(self, case: Case) -> None:
         shapes = tuple(x.shape for x in case.leaves)
@@ -166,7 +142,7 @@ class Check:
             d.kind in "fc" and d not in wide for f in self.drawing().families for d in f
         )
 
-    # Drawing ------------------------------------------------------------------------------------------
+    # Drawing -------------------------------------------------------------------------------------
 
     def drawing(self) -> Drawing:
         if self._drawing is None:
@@ -198,7 +174,11 @@ class Check:
         several = st.lists(one, min_size=1 + law.batch, max_size=1 + law.batch)
         return [(static, several) for static in statics]
 
-    # Trying -------------------------------------------------------------------------------------------
+    def examples(self) -> list[Case]:
+        """A few examples, of the larger shapes first."""
+        return self._others(LAWS["jvp"], self.strata(LAWS["jvp"], 40))
+
+    # Trying --------------------------------------------------------------------------------------
 
     def run(self, law: Law) -> Result:
         """Try a law; never raises for what it finds about the binding."""
@@ -219,16 +199,27 @@ class Check:
             if search.violations or search.inapplicable:
                 break
         if search.violations:
-            found = self._told(law, search.violations[-1], search.witnesses)
+            witnesses = [*search.witnesses, *self._others(law, strata)]
+            found = self._told(law, search.violations[-1], witnesses)
             return Result(law.name, "violated", violation=found)
         if not search.said:
             reason = search.skips[0] if search.skips else "no example was drawn"
             return Result(law.name, "skipped", reason=reason)
         return Result(law.name, "passed", examples=search.said)
 
+    def _others(self, law: Law, strata: list) -> list[Case]:
+        """More examples, of larger shapes, for the diagnosis."""
+        found = []
+        for static, groups in strata[-1:-7:-1]:
+            try:
+                found += samples(_cases(self, static, groups), 4, self.seed)[1:]
+            except Exception:  # whatever a user's strategy does
+                continue
+        return found
+
     def _told(self, law: Law, violation: LawViolation, witnesses: list[Case]) -> LawViolation:
         """The violation with its diagnosis and how to find it again."""
-        last = violation.case  # pyright: ignore[reportAttributeAccessIssue]
+        last = violation.case
         with jax.enable_x64(True), np.errstate(all="ignore"):
             violation.diagnosis = _diagnosis.find(law.name, violation, [last, *witnesses])
         label = self.subject.label
@@ -260,7 +251,7 @@ class Search:
             database=None,
             deadline=None,
             phases=[Phase.generate, Phase.shrink],
-            suppress_health_check=list(HealthCheck),
+            suppress_health_check=EVERYTHING,
             report_multiple_bugs=False,
             print_blob=False,
         )
@@ -298,9 +289,7 @@ class Search:
 
 
 @st.composite
-def _cases(
-    draw: Callable, run: Check, static: Static, groups: SearchStrategy[list[tuple]]
-) -> Case:
+def _cases(draw: Callable, run: Check, static: Static, groups: SearchStrategy[list[tuple]]) -> Case:
     rows = draw(groups)
     return Case(
         run.subject,
@@ -354,5 +343,3 @@ def check(f: Any, **keywords: Any) -> None:
         result = run.run(law)
         if result.violation is not None:
             raise result.violation.with_traceback(None) from None
-
-

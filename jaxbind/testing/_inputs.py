@@ -66,11 +66,11 @@ def inputs(
       TypeError: if a name is no argument.
     """
     subject = Subject.of(f)
-    statics = _several(static)
+    statics = several(static)
     return Drawing.of(subject, elements, dtypes, statics).arguments()
 
 
-def _several(static: Static | Sequence[Static] | None) -> list[Static]:
+def several(static: Static | Sequence[Static] | None) -> list[Static]:
     if static is None:
         return [{}]
     return [static] if isinstance(static, Mapping) else list(static)
@@ -97,9 +97,7 @@ class Drawing:
     magnitude: float | None = None
 
     @classmethod
-    def of(
-        cls, subject: Subject, elements: Any, dtypes: Any, statics: Sequence[Static]
-    ) -> Drawing:
+    def of(cls, subject: Subject, elements: Any, dtypes: Any, statics: Sequence[Static]) -> Drawing:
         signature = subject.signature
         if signature is None:
             raise ValueError(
@@ -120,13 +118,13 @@ class Drawing:
         families = plain._families(subject, dtypes, statics)
         return cls(signature, names, plain.elements, families)
 
-    # Dtypes -----------------------------------------------------------------------------------------
+    # Dtypes --------------------------------------------------------------------------------------
 
     def _families(
         self, subject: Subject, dtypes: Any, statics: Sequence[Static]
     ) -> tuple[Family, ...]:
         by_name = _by_name(subject.label, "dtypes", self.names, dtypes)
-        given = [_dtypes_of(by_name.get(name)) for name in self.names]
+        given = [dtypes_of(by_name.get(name)) for name in self.names]
         given = [
             found or self._dtype_of_elements(e)
             for found, e in zip(given, self.elements, strict=True)
@@ -162,7 +160,11 @@ class Drawing:
                 " inputs="
             )
         found = [kept]
-        if not any(d.kind == "c" for d in kept) and kept[0].itemsize == 8 and any(d.kind == "f" for d in kept):
+        if (
+            not any(d.kind == "c" for d in kept)
+            and kept[0].itemsize == 8
+            and any(d.kind == "f" for d in kept)
+        ):
             turned = tuple(
                 np.dtype(complex) if d.kind == "f" and not n and not g else d
                 for d, n, g in zip(kept, nondiff, given, strict=True)
@@ -228,7 +230,7 @@ class Drawing:
     def _with(self, family: Family) -> Drawing:
         return replace(self, families=(family,))
 
-    # Shapes -------------------------------------------------------------------------------------------
+    # Shapes --------------------------------------------------------------------------------------
 
     def pooled(self, count: int, seed: int) -> Drawing:
         """Draw from a few sizes only, so that each is compiled once."""
@@ -277,14 +279,12 @@ class Drawing:
                 signature=text, max_dims=0, min_side=least, max_side=_LARGEST
             )
             return shapes.map(
-                lambda found: {
-                    d.name: s[0] for d, s in zip(free, found.input_shapes, strict=True)
-                }
+                lambda found: {d.name: s[0] for d, s in zip(free, found.input_shapes, strict=True)}
             )
 
         return st.integers(0, 7).flatmap(lambda k: sides(0 if k == 7 else 1))
 
-    # Arguments ----------------------------------------------------------------------------------------
+    # Arguments -----------------------------------------------------------------------------------
 
     def arguments(self) -> SearchStrategy[tuple]:
         return self.groups(1).map(lambda group: group[0])
@@ -326,8 +326,9 @@ class Drawing:
 
 @st.composite
 def _groups(draw: Callable, drawing: Drawing, count: int) -> list[tuple]:
-    families, signature = drawing.families, drawing.signature
-    family = draw(st.sampled_from(families)) if len(families) > 1 else families[0]
+    families: Sequence[Family] = drawing.families
+    signature = drawing.signature
+    family: Family = draw(st.sampled_from(families)) if len(families) > 1 else families[0]
     elements: Any = drawing.elements
     whole = {i: np.asarray(draw(elements[i]), family[i]) for i in drawing.whole}
     sizes = dict(draw(drawing.drawn_sizes))
@@ -347,6 +348,9 @@ def _groups(draw: Callable, drawing: Drawing, count: int) -> list[tuple]:
         rows.append(tuple(arrays))
     return rows
 
+
+#: Hypothesis' complaints about slow or narrow strategies, which are not ours to make
+EVERYTHING: Any = list(HealthCheck)
 
 _CANDIDATES = [
     ("float64", "float64"),
@@ -379,7 +383,7 @@ def _by_name(label: str, option: str, names: Sequence[str], given: Any) -> dict[
     return dict(given)
 
 
-def _dtypes_of(given: Any) -> tuple[np.dtype, ...] | None:
+def dtypes_of(given: Any) -> tuple[np.dtype, ...] | None:
     if given is None:
         return None
     several = given if isinstance(given, (list, tuple, set)) else [given]
@@ -396,7 +400,7 @@ def _products(choices: Sequence[Sequence[np.dtype]]) -> tuple[Family, ...]:
     return tuple(found)
 
 
-# Numbers --------------------------------------------------------------------------------------------
+# Numbers ----------------------------------------------------------------------------------------
 # Strategies are made once and of named functions: Hypothesis looks into lambdas, which takes time.
 
 
@@ -469,7 +473,7 @@ def samples(strategy: SearchStrategy, count: int, seed: int = 0) -> list[Any]:
         database=None,
         deadline=None,
         phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=EVERYTHING,
     )
     @hypothesis.given(strategy)
     def collect(value: Any) -> None:
@@ -489,9 +493,7 @@ def check_drawn(label: str, value: Any) -> tuple:
     """
     if not isinstance(value, (tuple, list)):
         raise TypeError(
-            f"jaxbind.testing: inputs= for {label} drew a {type(value).__name__}; it must draw tuples"
-            " of the positional arguments: st.tuples(...)"
+            f"jaxbind.testing: inputs= for {label} drew a {type(value).__name__}; it must draw"
+            " tuples of the positional arguments: st.tuples(...)"
         )
     return tuple(value)
-
-

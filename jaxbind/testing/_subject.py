@@ -271,9 +271,7 @@ def subsets(wanted: tuple[bool, ...], owners: Sequence[int]) -> list[tuple[bool,
         for count in range(len(positions), 0, -1)
         for some in itertools.combinations(positions, count)
     ]
-    return [
-        tuple(w and p in some for p, w in zip(owners, wanted, strict=True)) for some in chosen
-    ]
+    return [tuple(w and p in some for p, w in zip(owners, wanted, strict=True)) for some in chosen]
 
 
 def owners(args: tuple) -> list[int]:
@@ -295,7 +293,7 @@ def errors_told_apart() -> Iterator[None]:
         yield
     except jax.errors.JaxRuntimeError as error:
         code, _, text = str(error).partition(": ")
-        kind = BrokenContract if code == "INVALID_ARGUMENT" else UserError
+        kind = BrokenContract if code == "FAILED_PRECONDITION" else UserError
         raise kind(text.partition("\n--------------------")[0]) from None
 
 

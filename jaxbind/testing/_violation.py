@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class LawViolation(AssertionError):
         self.example = example
         self.diagnosis = diagnosis
         self.reproduce = reproduce
+        self.case: Any = None  # the example itself, and what a diagnosis needs to know
+        self.detail: dict[str, Any] = {}
 
     def __str__(self) -> str:
         lines = [f"{self.binding} violates `{self.law}`: {self.statement}"]

@@ -1,4 +1,4 @@
-"""The laws about loops: mapping, broadcasting and splitting, each against a plain Python loop."""
+"""Laws about loops: mapping, broadcasting and splitting, each against a plain Python loop."""
 
 from __future__ import annotations
 
@@ -8,33 +8,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.tree_util import tree_flatten, tree_structure, tree_unflatten
+from jax.tree_util import tree_unflatten
 
 from jaxbind.testing._case import Case, packed
 from jaxbind.testing._compare import difference, is_inexact
-from jaxbind.testing._subject import BrokenContract, UserError, errors_told_apart
+from jaxbind.testing._law import Broken, law
+from jaxbind.testing._subject import UserError, apply_only_if, errors_told_apart
 from jaxbind.testing._violation import Skip
 
 Arrays = list[np.ndarray]
-
-
-def variants(case: Case, count: int) -> list[tuple]:
-    """Arguments of the same shapes: those that were drawn, then scaled copies of the first."""
-    tree = tree_structure(case.args)
-    shapes = [(x.shape, x.dtype) for x in case.leaves]
-    found = [case.args]
-    for other in case.more:
-        leaves, structure = tree_flatten(other)
-        if structure == tree and [(x.shape, x.dtype) for x in leaves] == shapes:
-            found.append(other)
-    found += [scaled(case, 1 - (k + 1) / 16) for k in range(count - len(found))]
-    return found[:count]
-
-
-def scaled(case: Case, factor: float) -> tuple:
-    """The arguments, the floating-point ones multiplied by a number."""
-    leaves = [np.asarray(x * factor, x.dtype) if is_inexact(x) else x for x in case.leaves]
-    return tree_unflatten(tree_structure(case.args), leaves)
 
 
 @dataclass(frozen=True)
@@ -50,13 +32,15 @@ class Operation:
         return case.subject.compiled((key, self.key), lambda: make(self.function))
 
 
-def _operation(case: Case, target: str) -> Operation | None:
-    rows = [jax.tree.leaves(row) for row in variants(case, 4)]
-    tree = tree_structure(case.args)
+def operation_of(case: Case, target: str) -> Operation | None:
+    rows = [jax.tree.leaves(row) for row in case.variants(4)]
+    tree = case.tree
     if target == "f":
 
         def value(arrays: Sequence[Any]) -> list[Any]:
-            return jax.tree.leaves(case.subject.function(*tree_unflatten(tree, arrays), **case.static))
+            return jax.tree.leaves(
+                case.subject.function(*tree_unflatten(tree, arrays), **case.static)
+            )
 
         return Operation("f", value, rows, ("f", tree, str(case.static)))
     if not case.results:
@@ -76,11 +60,14 @@ def _operation(case: Case, target: str) -> Operation | None:
     return Operation(name, derivative, rows, (target, tree, str(case.static), wrt))
 
 
-def check_vmap(case: Case, broken: type[Exception]) -> None:
+@law("mapping equals looping, for the function and for its derivatives", cost=30, batch=3)
+def vmap(case: Case) -> None:
+    """Any ``in_axes``, nested maps, batches of 0, 1, 2 and 3; of f, J v, and Jᵀ w."""
+    _ = case.value
     rng = case.rng
     targets = ["f", "jvp", "vjp"]
     target = targets[rng.integers(3)]
-    operation = _operation(case, target) or _operation(case, "f")
+    operation = operation_of(case, target) or operation_of(case, "f")
     assert operation is not None
     rows = operation.rows
     size = int(rng.choice([0, 1, 2, 3], p=[0.1, 0.15, 0.4, 0.35]))
@@ -91,16 +78,17 @@ def check_vmap(case: Case, broken: type[Exception]) -> None:
         if all(a[level] is None for a in axes):
             axes[rng.integers(len(axes))][level] = 0
     out_axis = int(rng.choice([0, -1]))
-    stacked = [
-        _stack([row[i] for row in rows], a, shape) for i, a in enumerate(axes)
-    ]
+    stacked = [_stack([row[i] for row in rows], a, shape) for i, a in enumerate(axes)]
+
     # the innermost map is over the last of the shape, whose axis is counted without the others
     def mapped(function: Callable) -> Callable:
         for level in reversed(range(len(shape))):
             function = jax.vmap(function, in_axes=([a[level] for a in axes],), out_axes=out_axis)
         return function
 
-    described = f"vmap of {operation.name} with in_axes {_described(axes, nested)}, batch {_batch(shape)}"
+    described = (
+        f"vmap of {operation.name} with in_axes {_described(axes, nested)}, batch {_batch(shape)}"
+    )
     with errors_told_apart():
         run = operation.mapped(case, ("vmap", str(axes), out_axis), mapped)
         got = [np.asarray(x) for x in run(stacked)]
@@ -110,11 +98,11 @@ def check_vmap(case: Case, broken: type[Exception]) -> None:
         wants = [np.asarray(x) for x in _alone(case, operation, rows[0])]
         for g, w in zip(got, wants, strict=True):
             if g.shape != shape + w.shape or g.dtype != w.dtype:
-                raise broken(f"got  {g.dtype}{list(g.shape)} from {described}", loop=True)
+                raise Broken(f"got  {g.dtype}{list(g.shape)} from {described}", loop=True)
         return
     for index in np.ndindex(*shape):
         row = [_pick(x, a, index) for x, a in zip(stacked, axes, strict=True)]
-        _compare(case, operation, row, [g[index] for g in got], f"{described}, at {list(index)}", broken)
+        _compare(case, operation, row, [g[index] for g in got], f"{described}, at {list(index)}")
 
 
 def _axes(rng: np.random.Generator, rank: int, levels: int) -> list[int | None]:
@@ -176,7 +164,6 @@ def _compare(
     row: Sequence[Any],
     got: Sequence[np.ndarray],
     described: str,
-    broken: type[Exception],
 ) -> None:
     want = _alone(case, operation, row)
     wrong = difference(list(got), want, case.tolerance())
@@ -186,7 +173,9 @@ def _compare(
     moved = []
     for _ in range(3):
         nudged = [
-            np.asarray(x * (1 + 2 * np.finfo(x.dtype).eps * case.rng.choice([-1, 1], x.shape)), x.dtype)
+            np.asarray(
+                x * (1 + 2 * np.finfo(x.dtype).eps * case.rng.choice([-1, 1], x.shape)), x.dtype
+            )
             if is_inexact(x)
             else x
             for x in row
@@ -196,17 +185,21 @@ def _compare(
         slack = 8 * float(np.max(np.nan_to_num(np.abs(moved), nan=0.0), initial=0.0)) + case.slack
     wrong = difference(list(got), want, case.tolerance(), [np.full(w.shape, slack) for w in want])
     if wrong is not None:
-        raise broken(f"got  {wrong} from {described}, and alone", loop=True)
+        raise Broken(f"got  {wrong} from {described}, and alone", loop=True)
 
 
-def check_loop_dims(case: Case, broken: type[Exception]) -> None:
+@law("broadcasting equals numpy.vectorize with the same signature", cost=30, batch=3)
+def loop_dims(case: Case) -> None:
+    """Dimensions in front of the core dimensions broadcast, as in NumPy's gufuncs."""
     signature = case.subject.signature
+    apply_only_if(signature is not None, "no signature")
+    _ = case.value
     rng = case.rng
     cores = [len(core) for core in signature.inputs]
     if [x.ndim for x in case.leaves] != cores:
         raise Skip("optional core dimensions are missing here")
     full = [(), (2,), (3,), (2, 3), (3, 1, 2), (0,), (2, 0)][rng.integers(1, 7)]
-    rows = [jax.tree.leaves(row) for row in variants(case, 4)]
+    rows = [jax.tree.leaves(row) for row in case.variants(4)]
     operands, loops = [], []
     for i in range(len(cores)):
         loop = tuple(1 if rng.integers(4) == 0 else n for n in full)
@@ -218,7 +211,7 @@ def check_loop_dims(case: Case, broken: type[Exception]) -> None:
         operands.append(flat.reshape(loop + core.shape))
         loops.append(loop)
     target = ["f", "jvp", "vjp"][rng.integers(3)] if 0 not in full else "f"
-    operation = _operation(case, "f")
+    operation = operation_of(case, "f")
     assert operation is not None
     expected = np.broadcast_shapes(*loops)
     described = f"loop dimensions {', '.join(map(str, loops))}"
@@ -228,7 +221,7 @@ def check_loop_dims(case: Case, broken: type[Exception]) -> None:
     wants = _alone(case, operation, rows[0])
     for g, w in zip(got, wants, strict=True):
         if g.shape != expected + w.shape:
-            raise broken(f"got  a result of shape {list(g.shape)} from {described}", loop=True)
+            raise Broken(f"got  a result of shape {list(g.shape)} from {described}", loop=True)
     broadcast = [
         np.broadcast_to(x, expected + x.shape[len(loop) :])
         for x, loop in zip(operands, loops, strict=True)
@@ -236,20 +229,17 @@ def check_loop_dims(case: Case, broken: type[Exception]) -> None:
     for index in np.ndindex(*expected):
         row = [np.array(x[index], order="C") for x in broadcast]
         at = f"{described}, at {list(index)}"
-        _compare(case, operation, row, [g[index] for g in got], at, broken)
+        _compare(case, operation, row, [g[index] for g in got], at)
     if target == "vjp" and expected:
-        _check_summed(case, operands, loops, expected, broken)
+        _check_summed(case, operands, loops, expected)
 
 
-def _check_summed(
-    case: Case, operands: Arrays, loops: Sequence[tuple], full: tuple, broken: type[Exception]
-) -> None:
+def _check_summed(case: Case, operands: Arrays, loops: Sequence[tuple], full: tuple) -> None:
     """The cotangent of an operand that was broadcast is summed over where it was."""
     wrt = case.subject.available("vjp", case.args, case.static)
     if not any(wrt) or not case.results:
         return
     apply = case.subject.transposed(case.args, case.static, wrt)
-    rng = case.rng
     cotangents = [
         case.fractions(np.zeros(full + r.shape, r.dtype)).astype(r.dtype) for r in case.results
     ]
@@ -272,26 +262,30 @@ def _check_summed(
                     want[chosen] += np.asarray(one)
     except UserError as error:
         raise Skip(f"the function raises: {str(error).splitlines()[0]}") from None
-    except BrokenContract:
-        raise
-    del rng
     scale = 1e3 * case.eps
     wrong = difference(got, wants, max(scale, case.tolerance()))
     if wrong is not None and all(np.all(np.isfinite(w)) for w in wants):
-        raise broken(
+        raise Broken(
             f"got  {wrong}: Jᵀ w over loop dimensions {', '.join(map(str, loops))}, and summed over"
             " those that were broadcast",
             loop=True,
         )
 
 
-def check_sharded(case: Case, broken: type[Exception]) -> None:
+@law("split over devices equals unsplit", cost=5, batch=3)
+def sharded(case: Case) -> None:
+    """With the first loop dimension split over the devices, the same comes out."""
     devices = np.array(jax.devices())
-    operation = _operation(case, "f")
+    remedy = "XLA_FLAGS=--xla_force_host_platform_device_count=4"
+    apply_only_if(len(devices) > 1, f"there is one device ({remedy})")
+    _ = case.value
+    operation = operation_of(case, "f")
     assert operation is not None
     rows = operation.rows
     count = len(devices)
-    stacked = [np.stack([rows[k % len(rows)][i] for k in range(count)]) for i in range(len(rows[0]))]
+    stacked = [
+        np.stack([rows[k % len(rows)][i] for k in range(count)]) for i in range(len(rows[0]))
+    ]
     mesh = jax.sharding.Mesh(devices, ("devices",))
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
     placed = [jax.device_put(x, split) for x in stacked]
@@ -299,4 +293,4 @@ def check_sharded(case: Case, broken: type[Exception]) -> None:
         got = [np.asarray(x) for x in jax.jit(jax.vmap(operation.function))(placed)]
     for k in range(count):
         at = f"device {k} of {count}"
-        _compare(case, operation, [x[k] for x in stacked], [g[k] for g in got], at, broken)
+        _compare(case, operation, [x[k] for x in stacked], [g[k] for g in got], at)

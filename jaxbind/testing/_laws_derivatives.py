@@ -1,0 +1,330 @@
+"""Laws about derivatives: by rule against differences, and rules against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from jaxbind._roles import GENERAL, NONDIFF
+from jaxbind.testing._case import Case, packed, raises
+from jaxbind.testing._compare import ROUNDING, difference, is_complex, magnitude, number
+from jaxbind.testing._law import Broken, law
+from jaxbind.testing._numerical import Derivative
+from jaxbind.testing._subject import (
+    BrokenContract,
+    Subject,
+    UserError,
+    apply_only_if,
+    need,
+    subsets,
+)
+from jaxbind.testing._violation import Inapplicable, Skip
+
+
+@law("the pushforward is the derivative")
+def jvp(case: Case) -> None:
+    """``J v = lim (f(x + h v) - f(x - h v)) / 2h``, by differences with an error estimate."""
+    wrt = _with_rules(case, "jvp")
+    case.need_finite()
+    judged = False
+    for scaled in ("unit", "relative"):
+        v = case.directions(wrt, scaled)
+        claimed = packed(case.pushed(wrt, v))
+        estimate = case.numerical(wrt, v)
+        allowed = _allowed(case, wrt, v, claimed, estimate)
+        judged |= bool(np.any(estimate.known))
+        wrong = _first_wrong(claimed, estimate, allowed)
+        if wrong is not None:
+            place = f" in element {wrong}" if claimed.size > 1 else ""
+            raise Broken(
+                f"got  J v = {number(claimed[wrong])}   and   {number(estimate.value[wrong])}"
+                f" by differences (error {estimate.error[wrong]:.1g}){place},"
+                f" differentiating {case.named(wrt)} along"
+                f" {', '.join(np.array2string(t, precision=6) for t in v)}",
+                matrix="jvp",
+                wrt=wrt,
+                gap=abs(claimed[wrong] - estimate.value[wrong]),
+                size=abs(estimate.value[wrong]),
+                error=estimate.error[wrong],
+            )
+    need(judged, "no numerical derivative can be had (kinks, jumps, noise, or a value not finite)")
+
+
+def _with_rules(case: Case, mode: str) -> tuple[bool, ...]:
+    """The leaves that can be differentiated in this mode."""
+    wanted = case.subject.differentiable(case.args)
+    apply_only_if(any(wanted), "no argument has a derivative (integer, boolean, or nondiff)")
+    _ = case.value
+    need(bool(case.results), "no result has a derivative")
+    found = case.subject.available(mode, case.args, case.static)
+    if not any(found):
+        reason = case.subject.missing(mode, case.args, case.static, wanted) or ""
+        raise Inapplicable(
+            f"no rule for {'forward' if mode == 'jvp' else 'reverse'} mode: {reason}"
+        )
+    return found
+
+
+def _allowed(
+    case: Case,
+    wrt: tuple[bool, ...],
+    v: Sequence[Any],
+    claimed: np.ndarray,
+    estimate: Derivative,
+) -> np.ndarray:
+    """How far a right rule may be from the estimate: its error, kinks, and rounding."""
+    rounding = case.sensitivity(lambda leaves: packed(case.pushed(wrt, v, leaves)), wrt)
+    size = np.maximum(np.abs(claimed), np.abs(estimate.value))
+    largest = np.max(np.where(np.isfinite(size), size, 0.0), initial=0.0)
+    relative = case.rtol if case.rtol is not None else max(ROUNDING * case.eps, 2e-9)
+    return (
+        10 * estimate.error
+        + estimate.jump
+        + 8 * rounding
+        + relative * size
+        + ROUNDING * case.eps * largest
+        + case.floor()
+        + case.slack
+    )
+
+
+def _first_wrong(claimed: np.ndarray, estimate: Derivative, allowed: np.ndarray) -> int | None:
+    """The element that differs most, relative to what is allowed."""
+    with np.errstate(all="ignore"):
+        excess = np.abs(claimed - estimate.value) / np.maximum(allowed, 1e-300)
+        judged = estimate.known & np.isfinite(allowed)
+        # a rule that gives NaN or infinity, where f is smooth
+        smooth = estimate.known & (
+            estimate.jump <= 1e-6 * np.maximum(np.abs(estimate.value), estimate.scale)
+        )
+        excess = np.where(
+            np.isfinite(claimed), np.where(judged, excess, 0), np.where(smooth, 1e9, 0)
+        )
+    if excess.size == 0 or np.max(excess) <= 1:
+        return None
+    return int(np.argmax(excess))
+
+
+@law("the pushforward is linear in the tangent", cost=60)
+def jvp_linear(case: Case) -> None:
+    """``J (a v + b u) = a J v + b J u``."""
+    wrt = _with_rules(case, "jvp")
+    case.need_finite()
+    v, u = case.directions(wrt), case.directions(wrt)
+    a, b = 1.5, -0.75
+    if raises(lambda: case.pushed(wrt, v)):
+        raise Skip("the rule raises (see `jvp`)")
+    mixed = case.pushed(
+        wrt, [np.asarray(a * x + b * y, x.dtype) for x, y in zip(v, u, strict=True)]
+    )
+    first, second = case.pushed(wrt, v), case.pushed(wrt, u)
+    apart = [np.asarray(a * x + b * y, x.dtype) for x, y in zip(first, second, strict=True)]
+    rounding = 8 * case.sensitivity(lambda leaves: packed(case.pushed(wrt, v, leaves)), wrt)
+    wide = [packed([x]) for x in mixed], [packed([x]) for x in apart]
+    slack = _like(wide[0], rounding + case.floor() + case.slack)
+    scale = max(magnitude(x) for x in (first, second, mixed, case.value))
+    # rounding to single precision is not linear either, but another fault (see `jvp`)
+    wrong = difference(*wide, case.tolerance(max(ROUNDING, 1e-6 / case.eps)), slack, scale)
+    if wrong:
+        raise Broken(f"got  J(a v + b u) and a J v + b J u = {wrong}", matrix="jvp", wrt=wrt)
+
+
+def _like(arrays: Sequence[np.ndarray], flat: Any) -> list[np.ndarray]:
+    """Cut a flat vector into pieces of the sizes of ``arrays``."""
+    ends = np.cumsum([a.size for a in arrays])[:-1]
+    return np.split(np.broadcast_to(flat, (sum(a.size for a in arrays),)), ends)
+
+
+@law("<w, J v> = <Jᵀ w, v>")
+def adjoint(case: Case) -> None:
+    """For real and complex operands, and for every subset of differentiated arguments."""
+    reverse = _with_rules(case, "vjp")
+    case.need_finite()
+    every = subsets(reverse, case.owners)
+    if not all(reverse):
+        every = [s for s in every if not case.subject.missing("vjp", case.args, case.static, s)]
+    chosen = {every[0], every[case.rng.integers(len(every))]}
+    for wrt in sorted(chosen, reverse=True):
+        _adjoint_of(case, wrt, None)
+    if len(case.results) > 1:  # some results not used at all: their cotangents are zero
+        used = [bool(b) for b in case.rng.integers(0, 2, len(case.results))]
+        if any(used) and not all(used):
+            _adjoint_of(case, every[0], tuple(used))
+
+
+def _adjoint_of(case: Case, wrt: tuple[bool, ...], used: tuple[bool, ...] | None) -> None:
+    v, w = case.directions(wrt), case.cotangents()
+    if used is not None:
+        w = [x if keep else np.zeros_like(x) for x, keep in zip(w, used, strict=True)]
+    given = w if used is None else [x for x, keep in zip(w, used, strict=True) if keep]
+    pulled = case.pulled(wrt, given, results=used)
+    right = _pairing(pulled, v)
+    ruled = case.subject.missing("jvp", case.args, case.static, wrt) is None
+    moved = case.sensitivity(
+        lambda leaves: np.asarray([_pairing(case.pulled(wrt, given, leaves, used), v).real]), wrt
+    )
+    estimate = None
+    if ruled:
+        pushed = case.pushed(wrt, v)
+        left = _pairing(w, pushed)
+        allowed = 8 * moved[0] + ROUNDING * case.eps * (_size(w, pushed) + _size(pulled, v))
+        allowed += float(np.sum(np.abs(packed(w)) * case.floor()))
+        if case.rtol is not None:
+            allowed += case.rtol * abs(left)
+        if abs(left.real - right.real) <= allowed + case.slack:
+            return
+    estimate = case.numerical(wrt, v)
+    numerical, allowed, known = _numerical_pairing(case, w, estimate, pulled, v, moved[0])
+    agrees = abs(numerical.real - right.real) <= allowed
+    if known and agrees:
+        return  # where jvp differs, it is jvp that is wrong
+    if not ruled:
+        need(known, "no numerical derivative can be had (kinks, jumps, noise)")
+        left = numerical
+    if np.isnan(left.real) and not known:
+        raise Skip("the pushforward is not finite, and there is no numerical derivative")
+    # with a J that is linear over the complex numbers, so are both sides
+    show = number if any(map(is_complex, [*v, *w])) and _complex_linear(case, wrt) else _real
+    zeros = "" if used is None else f", with results {_chosen(used)} used"
+    raise Broken(
+        f"got  <w, J v> = {show(left)}   and   <Jᵀ w, v> = {show(right)},"
+        f" differentiating {case.named(wrt)}{zeros}" + ("" if ruled else " (J v by differences)"),
+        matrix="vjp",
+        wrt=wrt,
+        used=used,
+        gap=abs(left.real - right.real),
+        size=abs(left.real),
+        error=0.0 if ruled else allowed,
+    )
+
+
+def _real(x: complex) -> str:
+    return number(x.real)
+
+
+def _chosen(used: Sequence[bool]) -> str:
+    return ", ".join(str(i) for i, keep in enumerate(used) if keep)
+
+
+def _pairing(a: Sequence[Any], b: Sequence[Any]) -> complex:
+    """``sum(a * b)``, without conjugation."""
+    with np.errstate(all="ignore"):
+        return complex(
+            sum(np.sum(_wide(x) * _wide(y)) for x, y in zip(a, b, strict=True)) if a else 0.0
+        )
+
+
+def _wide(x: Any) -> np.ndarray:
+    return np.asarray(x).astype(complex)
+
+
+def _size(a: Sequence[Any], b: Sequence[Any]) -> float:
+    """The sum of absolute values of what `_pairing` adds up."""
+    return float(sum(np.sum(np.abs(_wide(x) * _wide(y))) for x, y in zip(a, b, strict=True)))
+
+
+def _numerical_pairing(
+    case: Case,
+    w: Sequence[Any],
+    estimate: Derivative,
+    pulled: Sequence[Any],
+    v: Sequence[Any],
+    moved: float,
+) -> tuple[complex, float, bool]:
+    """``<w, J v>`` by differences, what it may be off, and whether it is known at all."""
+    weights = packed([np.conj(x) for x in w])  # Re(w z) = Re w Re z - Im w Im z
+    used = weights != 0
+    if not np.all(estimate.known[used]):
+        return complex(np.nan), np.inf, False
+    weights, value = weights[used], estimate.value[used]
+    total = float(np.sum(weights * value))
+    relative = case.rtol if case.rtol is not None else max(ROUNDING * case.eps, 2e-9)
+    allowed = (
+        np.sum(np.abs(weights) * (10 * estimate.error + estimate.jump)[used])
+        + relative * np.sum(np.abs(weights * value))
+        + ROUNDING * case.eps * _size(pulled, v)
+        + 8 * moved
+        + np.sum(np.abs(packed(w)) * case.floor())
+        + case.slack
+    )
+    return complex(total), float(allowed), True
+
+
+def _complex_linear(case: Case, wrt: tuple[bool, ...]) -> bool:
+    """Whether ``J (i v) = i J v``."""
+    chosen = [x for x, keep in zip(case.leaves, wrt, strict=True) if keep]
+    if not all(map(is_complex, chosen)):
+        return False
+    v = case.directions(wrt)
+    try:
+        turned = case.pushed(wrt, [1j * x for x in v])
+        same = [1j * x for x in case.pushed(wrt, v)]
+    except (TypeError, UserError, BrokenContract):
+        return False
+    return difference(turned, same, 1e-6) is None
+
+
+@law("the same laws hold for the derivatives, to the order that was declared", cost=40)
+def higher(case: Case) -> None:
+    """`jvp` and `adjoint` for ``(x, v) -> J(x) v`` and ``(x, w) -> J(x)ᵀ w``, as functions."""
+    case.need_finite()
+    tried = [reason for mode in ("jvp", "vjp") for reason in [_higher_in(case, mode)] if reason]
+    if len(tried) == 2:
+        raise Inapplicable(tried[0])
+
+
+def _higher_in(case: Case, mode: str) -> str | None:
+    """Check one derivative; returns why there was nothing to check."""
+    wrt = case.subject.available(mode, case.args, case.static)
+    if not any(wrt):
+        return "no first derivatives"
+    inner = _inner_case(case, mode, wrt)
+    done = False
+    for check in (jvp, adjoint):
+        try:
+            check.run(inner)
+            done = True
+        except Skip:
+            continue
+        except Broken as error:
+            name = f"{case.subject.label}.{mode}"
+            detail = {
+                **error.detail,
+                "inner": partial(_inner_case, mode=mode, wrt=wrt),
+                "order": mode,
+            }
+            raise Broken(f"of {name}, `{check.name}`: {error}", **detail) from None
+    return None if done else "no second derivatives are declared"
+
+
+def _inner_case(case: Case, mode: str, wrt: tuple[bool, ...]) -> Case:
+    """The derivative, and arguments for it."""
+    seeds = case.directions(wrt) if mode == "jvp" else case.cotangents()
+    chosen = [x for x, keep in zip(case.leaves, wrt, strict=True) if keep]
+    others = [x for x, keep in zip(case.leaves, wrt, strict=True) if not keep]
+    return case.of(_derivative_subject(case, mode, wrt), (chosen, seeds, others))
+
+
+def _derivative_subject(case: Case, mode: str, wrt: tuple[bool, ...]) -> Subject:
+    """The derivative as a function of (primals, tangents or cotangents, other arguments)."""
+    parent, args, static = case.subject, case.args, dict(case.static)
+
+    def make() -> Subject:
+        apply = (parent.linearised if mode == "jvp" else parent.transposed)(args, static, wrt)
+
+        def function(chosen: list, seeds: list, others: list) -> list:
+            some, rest = iter(chosen), iter(others)
+            return apply([next(some) if keep else next(rest) for keep in wrt], seeds)
+
+        names = ("primals", "tangents" if mode == "jvp" else "cotangents", "others")
+        return Subject(
+            function,
+            f"{parent.label}.{mode}",
+            kind=lambda position: NONDIFF if position == 2 else GENERAL,
+            parameter=lambda position: names[position],
+        )
+
+    return parent.kept(("subject", mode, case.tree, str(case.static), wrt), make)

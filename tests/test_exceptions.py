@@ -1,0 +1,303 @@
+"""Exceptions in a function: who is named, what is shown, and that calls go on afterwards."""
+
+import builtins
+import gc
+import os
+import re
+import signal
+import sys
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from failing import ROUTES, elementwise, heavy, message, routes, x
+
+import jaxbind
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+HERE = __file__
+
+
+# Exceptions in a function -------------------------------------------------------------------------
+
+
+def deeper(v):
+    raise ValueError("the flux capacitor is empty: ∇ü")  # RAISED HERE
+
+
+def careless(v):
+    return deeper(v)
+
+
+def line_of(marker):
+    with open(HERE) as file:
+        return next(n for n, line in enumerate(file, 1) if marker in line)
+
+
+@routes
+def test_an_exception_in_the_function(route):
+    text = message(ROUTES[route](elementwise(careless)), x)
+    first, *rest = text.splitlines()
+    assert first == "INTERNAL: ValueError: the flux capacitor is empty: ∇ü"
+    assert rest[0] == "  raised in careless"
+    assert rest[1] == "  called with v: float64[3]"
+    if "vmap" in route:
+        assert rest[2] == "  in iteration 0 of 2 over its loop dimensions"
+    frames = re.findall(r'File "(.*)", line (\d+), in (\w+)', text)
+    assert [(f, n) for f, _, n in frames] == [(HERE, "careless"), (HERE, "deeper")]
+    assert int(frames[1][1]) == line_of("RAISED" + " HERE")
+    assert "return deeper(v)" in text and text.count("Traceback") == 1
+    assert "_pycall" not in text and "jaxbind/" not in text
+
+
+@routes
+def test_calls_go_on_after_an_exception(route):
+    fail = [True]
+
+    def sometimes(v):
+        if fail[0]:
+            raise ValueError("sometimes")
+        return v + 1
+
+    call = ROUTES[route](elementwise(sometimes))
+    good = ROUTES[route](lambda v: v + 1) if route != "ahead of time" else lambda v: v + 1
+    for _ in range(2):
+        fail[0] = True
+        assert "ValueError: sometimes" in message(call, x)
+        fail[0] = False
+        jax.tree.map(np.testing.assert_array_equal, call(x), good(jnp.asarray(x)))
+
+
+def test_operands_are_shown_as_the_function_sees_them():
+    f = jaxbind.bind(
+        lambda a, b, c: 1 / 0, "(m,n),(),(k)->()", compute_dtype="float32", nondiff="b"
+    )
+    text = message(f, np.ones((2, 3)), np.int8(1), np.ones((5, 4), complex))
+    assert "  called with a: float32[2,3], b: int8[], c: complex64[4]\n" in text
+    assert "  in iteration 0 of 5 over its loop dimensions\n" in text
+    g = jaxbind.bind(lambda s, t: 1 / 0, out=lambda s, t: t)
+    text = message(g, {"a": x, "b": [x, True]}, x)
+    assert "called with s['a']: float64[3], s['b'][0]: float64[3], s['b'][1]: bool[], t: fl" in text
+    h = jaxbind.bind(lambda *v: 1 / 0, out=lambda *v: v[0])
+    assert "called with operand 0: float64[3], operand 1: float64[]\n" in message(h, x, 1.0)
+    assert "called with no operands" in message(
+        jaxbind.bind(lambda: 1 / 0, out=jax.ShapeDtypeStruct((), float))
+    )
+
+
+def test_the_iteration_is_named():
+    calls = []
+
+    def third(v):
+        calls.append(v)
+        if len(calls) == 5:
+            calls.clear()
+            raise ValueError("fifth")
+        calls[-1] = None
+        return v
+
+    text = message(jax.vmap(jax.vmap(elementwise(third))), np.ones((2, 4, 3)))
+    assert "in iteration 4 of 8 over its loop dimensions" in text
+
+
+def test_causes_notes_and_groups_are_shown():
+    def chained(v):
+        try:
+            {}["key"]
+        except KeyError as error:
+            raise ValueError("outer") from error
+
+    def implicit(v):
+        try:
+            {}["key"]
+        except KeyError:
+            raise ValueError("outer")  # noqa: B904
+
+    def noted(v):
+        error = ValueError("outer")
+        error.add_note("a note of mine")
+        raise error
+
+    def grouped(v):
+        raise ExceptionGroup("outer", [ValueError("one"), TypeError("two")])
+
+    assert "direct cause of the following exception" in message(elementwise(chained), x)
+    assert "During handling of the above exception" in message(elementwise(implicit), x)
+    assert "KeyError: 'key'" in message(elementwise(implicit), x)
+    assert "a note of mine" in message(elementwise(noted), x)
+    text = message(elementwise(grouped), x)
+    assert "ValueError: one" in text and "TypeError: two" in text
+
+
+def test_frames_of_libraries_are_the_users_own():
+    text = message(elementwise(np.linalg.inv), x)
+    assert "INTERNAL: LinAlgError: 1-dimensional array given" in text and "raised in inv" in text
+    assert "_linalg.py" in text
+
+
+@routes
+def test_exceptions_of_rules_name_the_rule(route):
+    f = elementwise(lambda v: v, name="f")
+    f.def_jvp(lambda p, t: 1 / 0)
+    f.def_vjp(lambda p, ct: 1 / 0)
+    text = message(ROUTES[route](lambda v: jax.jvp(f, (v,), (v,))[1]), x)
+    assert "ZeroDivisionError: division by zero\n  raised in f.jvp" in text
+    text = message(ROUTES[route](jax.grad(lambda v: f(v).sum())), x)
+    assert "ZeroDivisionError: division by zero\n  raised in f.vjp" in text
+    assert "called with v: float64[3], cotangents: float64[3]" in text
+
+
+# Awkward exceptions -------------------------------------------------------------------------------
+
+
+class NoText(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+class Interrupts(Exception):
+    def __str__(self):
+        raise KeyboardInterrupt
+
+
+class NotText(Exception):
+    def __str__(self):
+        return 3
+
+
+AWKWARD = {
+    "empty": (ValueError(), "INTERNAL: ValueError\n"),
+    "unicode": (ValueError("∇ü \U0001f600 日本"), "ValueError: ∇ü \U0001f600 日本\n"),
+    "surrogate": (ValueError("a\udc80b"), "ValueError: a?b\n"),
+    "nul": (ValueError("a\0b"), "ValueError: a?b\n"),
+    "lines": (ValueError("first\nsecond\n\nthird"), "ValueError: first\nsecond\n\nthird\n"),
+    "percent": (ValueError("%s %n {0} \\x"), "ValueError: %s %n {0} \\x\n"),
+    "no text": (NoText(), "NoText: <unprintable>\n"),
+    "not text": (NotText(), "NotText: <unprintable>\n"),
+    "interrupts": (Interrupts(), "Interrupts: <unprintable>\n"),
+    "several": (ValueError("a", 2), "ValueError: ('a', 2)\n"),
+    "key": (KeyError("k"), "KeyError: 'k'\n"),
+    "system": (OSError(2, "none", "path"), "FileNotFoundError: [Errno 2] none: 'path'\n"),
+    "syntax": (SyntaxError("bad", ("f.py", 1, 2, "text")), "SyntaxError: bad (f.py, line 1)\n"),
+    "decode": (UnicodeDecodeError("utf8", b"\xff", 0, 1, "r"), "UnicodeDecodeError: 'utf8' codec"),
+    "assertion": (AssertionError(), "INTERNAL: AssertionError\n"),
+    "stop": (StopIteration(3), "StopIteration: 3\n"),
+    "memory": (MemoryError(), "INTERNAL: MemoryError\n"),
+    "recursion": (RecursionError("deep"), "RecursionError: deep\n"),
+    "warning": (UserWarning("careful"), "UserWarning: careful\n"),
+    "interrupt": (KeyboardInterrupt(), "CANCELLED: KeyboardInterrupt\n"),
+    "exit": (SystemExit(3), "CANCELLED: SystemExit: 3\n"),
+    "generator": (GeneratorExit(), "CANCELLED: GeneratorExit\n"),
+    "base": (BaseException("b"), "CANCELLED: BaseException: b\n"),
+}
+
+
+@pytest.mark.parametrize("kind", AWKWARD)
+@pytest.mark.parametrize("route", ["eager", "asynchronous", "jit of vmap"])
+def test_awkward_exceptions(kind, route):
+    error, text = AWKWARD[kind]
+    fail = [True]
+
+    def awkward(v):
+        if fail[0]:
+            raise error
+        return v + 1
+
+    call = ROUTES[route](elementwise(awkward))
+    for _ in range(2):
+        fail[0] = True
+        shown = message(call, x)
+        assert text in shown
+        assert "  raised in awkward\n  called with v: float64[3]\n" in shown
+        assert f'File "{HERE}", line ' in shown
+        fail[0] = False
+        np.testing.assert_array_equal(jnp.asarray(call(x)).reshape(-1, 3)[0], x + 1)
+    error.__traceback__ = None
+
+
+def test_very_long_messages():
+    text = message(elementwise(lambda v: builtins.exec("raise ValueError('y' * 1_000_000)")), x)
+    assert "y" * 1000 in text and "raised in <lambda>" in text
+
+
+def test_endless_recursion():
+    def endless(v):
+        return endless(v)
+
+    def through_c(v):
+        def again(n):
+            return list(map(again, [n]))
+
+        return again(0)
+
+    for function in (endless, through_c):
+        for route in (ROUTES["eager"], heavy):
+            text = message(route(elementwise(function)), x)
+            assert "RecursionError: maximum recursion depth exceeded" in text
+            assert "more times" in text and len(text) < 5000
+            np.testing.assert_array_equal(route(elementwise(lambda v: v))(x), x)
+
+
+def test_out_of_memory():
+    text = message(elementwise(lambda v: np.ones(10**15)), x)
+    assert "MemoryError: Unable to allocate" in text and "raised in <lambda>" in text
+
+
+def test_names_and_paths_with_unicode():
+    namespace = {}
+    exec(compile("def größe(λ):\n    raise ValueError('ö')\n", "/tmp/ü/∇.py", "exec"), namespace)
+    text = message(elementwise(namespace["größe"]), x)
+    assert "raised in größe\n  called with λ: float64[3]" in text
+    assert 'File "/tmp/ü/∇.py", line 2, in größe' in text
+
+
+def test_an_exception_frees_what_it_held():
+    class Payload:
+        pass
+
+    seen = []
+
+    def fails(v):
+        payload = Payload()
+        seen.append(id(payload))
+        raise ValueError(payload)
+
+    message(elementwise(fails), x)
+    gc.collect()
+    assert not any(type(o) is Payload for o in gc.get_objects())
+
+
+# Interruptions ------------------------------------------------------------------------------------
+
+
+def test_an_interrupt_from_the_keyboard():
+    """SIGINT while a function runs inline: the call fails, the next one is right."""
+    slow = elementwise(lambda v: time.sleep(5) or v)
+    quick = elementwise(lambda v: v + 1)
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    began = time.monotonic()
+    with pytest.raises((KeyboardInterrupt, jax.errors.JaxRuntimeError)):
+        slow(x).block_until_ready()
+    assert time.monotonic() - began < 4
+    timer.join()
+    np.testing.assert_array_equal(quick(x), x + 1)
+
+
+def test_a_profiler_or_tracer_does_not_disturb():
+    """A trace function sees frames that hold views; they are gone when the call returns."""
+    f = elementwise(lambda v: v + 1)
+    for install in (sys.settrace, sys.setprofile):
+        seen = []
+        old = sys.gettrace() if install is sys.settrace else sys.getprofile()
+        install(lambda frame, event, arg: seen.append(event))
+        try:
+            got = f(x)
+        finally:
+            install(old)
+        np.testing.assert_array_equal(got, x + 1)
+        assert "call" in seen
