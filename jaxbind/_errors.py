@@ -9,8 +9,8 @@ from typing import Any
 
 # XLA's status codes (absl::StatusCode)
 CANCELLED = 1
+INVALID_ARGUMENT = 3
 NOT_FOUND = 5
-FAILED_PRECONDITION = 9  # jaxlib of JAX 0.9 makes a bare ValueError of INVALID_ARGUMENT, at times
 INTERNAL = 13
 
 _OURS = os.path.dirname(os.path.abspath(__file__))
@@ -34,7 +34,7 @@ def message(
     if iterations > 1:
         where += f"\n  in iteration {iteration} of {iterations} over its loop dimensions"
     if isinstance(error, ContractError):
-        return FAILED_PRECONDITION, f"{label} {error}{where}"
+        return INVALID_ARGUMENT, f"{label} {error}{where}"
     shown = _text(error)
     text = f"{type(error).__name__}: {shown}" if shown else type(error).__name__
     head = f"{text}\n  raised in {label}{where}{_hint(error)}"

@@ -182,7 +182,7 @@ class _Caller:
         return stripped, moved, kwargs
 
 
-def _call(*args: Any, _func: _Function, **kwargs: Any) -> list[jax.Array]:
+def legacy_call(*args: Any, _func: _Function, **kwargs: Any) -> list[jax.Array]:
     return _func.binding(*args, **kwargs)
 
 
@@ -217,7 +217,7 @@ def get_linear_call(
       A function of the arguments and keywords that returns a list of arrays.
     """
     return partial(
-        _call,
+        legacy_call,
         _func=_Function(f, abstract, abstract_T, first_n_args_fixed, func_can_batch, T=f_T),
     )
 
@@ -250,7 +250,7 @@ def get_nonlinear_call(
     """
     jvp, vjp = f_derivative
     return partial(
-        _call,
+        legacy_call,
         _func=_Function(
             f,
             abstract,

@@ -256,7 +256,7 @@ def growth(work, repeats):
 
 
 def fail_quietly(f, *operands):
-    """jaxlib of JAX 0.9 makes of INVALID_ARGUMENT a ValueError at times."""
+    """jaxlib of JAX 0.9 raises its errors as ValueError at times."""
     try:
         jax.block_until_ready(f(*operands))
     except (jax.errors.JaxRuntimeError, ValueError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -127,6 +127,13 @@ class Case:
     def leaves(self) -> list[np.ndarray]:
         return jax.tree.leaves(self.args)
 
+    def must_fit(self) -> None:
+        """Raise what the function says of arguments that do not fit its declaration."""
+        kinds = tuple((x.shape, x.dtype) for x in self.leaves)
+        function = partial(self.subject.function, **self.static)
+        key = ("fits", self.tree, kinds, str(self.static))
+        self.subject.kept(key, lambda: jax.eval_shape(function, *self.args))
+
     @cached_property
     def value(self) -> Any:
         """The function's result; where it raises, a law has nothing to say."""
@@ -135,6 +142,9 @@ class Case:
                 return self.subject.value(self.args, self.static)
         except UserError as error:
             raise Skip(f"the function raises: {str(error).splitlines()[0]}") from None
+        except BrokenContract as error:
+            law = "released" if "kept a view" in str(error) else "abstract"
+            raise Skip(f"the function breaks `{law}`") from None
 
     def value_at(self, leaves: Sequence[Any]) -> Any:
         """The function's result for other leaves of its arguments."""
@@ -283,6 +293,9 @@ class Case:
             fine = np.max([moved(by) for by in (1e-10, -1e-10, 3e-10, -3e-10)], axis=0)
             less, more = (np.array([moved(by), moved(-by)]) for by in (1e-6, 3e-6))
             seen = (less > 1e-9 * size) & (more > 2 * less) & (more < 5 * less)  # in proportion
+            # what one sees of 1e-10 must stand out of the rounding of what is added up on the way
+            largest = max(magnitude(self.results), magnitude(self.args))
+            seen &= 1e-4 * less > ROUNDING * self.eps * largest
             return bool(np.any((fine == 0) & np.all(seen, axis=0)))
 
     def need_finite(self) -> None:

@@ -265,8 +265,9 @@ class Search:
                 search()
             except LawViolation:
                 pass
-            except Exception:
+            except Exception as error:
                 if not self.violations:  # otherwise the function is not deterministic
+                    error.__notes__ = []
                     raise
 
     def try_on(self, case: Case) -> None:

@@ -326,9 +326,8 @@ class Drawing:
 
 @st.composite
 def _groups(draw: Callable, drawing: Drawing, count: int) -> list[tuple]:
-    families: Sequence[Family] = drawing.families
     signature = drawing.signature
-    family: Family = draw(st.sampled_from(families)) if len(families) > 1 else families[0]
+    family: Family = draw(st.sampled_from(drawing.families))
     elements: Any = drawing.elements
     whole = {i: np.asarray(draw(elements[i]), family[i]) for i in drawing.whole}
     sizes = dict(draw(drawing.drawn_sizes))

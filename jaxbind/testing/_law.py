@@ -84,6 +84,8 @@ class Law:
 
     def check(self, case: Case) -> None:
         """Check a case, in 64 bits."""
+        with jax.enable_x64(True):
+            case.must_fit()
         try:
             with jax.enable_x64(True):
                 self.run(case)

@@ -192,8 +192,9 @@ _SPECIAL = [np.nan, np.inf, -np.inf, -0.0, 0.0, 5e-324, -1e-310, 1.0]
 @law("NaN, infinities, signed zeros, subnormals and empty arrays agree with a direct call", cost=15)
 def special_values(case: Case) -> None:
     """``f(x)`` through JAX has the bits that the function gives when NumPy calls it."""
-    function = getattr(case.subject.binding, "function", None)
-    apply_only_if(callable(function), "there is no function over NumPy arrays to call directly")
+    binding = case.subject.binding
+    direct = binding is case.subject.function and callable(getattr(binding, "function", None))
+    apply_only_if(direct, "there is no function over NumPy arrays to call directly")
     floating = case.floating
     apply_only_if(any(floating), "no floating-point operand")
     leaves = [np.array(x) for x in case.leaves]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,6 +15,8 @@ from jax.tree_util import tree_flatten, tree_structure, tree_unflatten
 
 from jaxbind import _dtypes
 from jaxbind._binding import Binding
+from jaxbind._errors import short_repr
+from jaxbind._legacy import legacy_call
 from jaxbind._missing import MissingRule
 from jaxbind._roles import GENERAL, NONDIFF, Function
 from jaxbind._shapes import FromSignature
@@ -52,33 +55,40 @@ class Subject:
         self._missing: dict[Any, str | None] = {}
 
     @classmethod
-    def of(cls, binding: Any) -> Subject:
-        """Of a binding.
+    def of(cls, function: Any) -> Subject:
+        """Of a binding, or of a ``functools.partial`` of one (as `get_linear_call` gives).
 
         Raises:
           TypeError: if it is something else.
         """
+        fixed = 0
+        binding: Any = function
+        if isinstance(function, partial):
+            fixed = len(function.args)
+            legacy = function.func is legacy_call
+            binding = function.keywords["_func"].binding if legacy else function.func
         if not isinstance(binding, Binding):
             raise TypeError(
-                f"jaxbind.testing: got a {type(binding).__name__}, {binding!r}; it tests bindings:"
-                " jaxbind.bind(function, ...)"
+                f"jaxbind.testing: got a {type(function).__name__}, {short_repr(function)}; it"
+                " tests bindings: jaxbind.bind(function, ...)"
             )
         definition = binding.definition
-        kind = definition.role.kind if isinstance(definition.role, Function) else lambda p: GENERAL
+        by_kind = getattr(definition.role, "kind", lambda position: GENERAL)
         return cls(
-            binding,
+            function,
             definition.label,
             binding=binding,
-            kind=kind,
-            parameter=definition.argument_name,
+            kind=lambda position: by_kind(position + fixed),
+            parameter=lambda position: definition.argument_name(position + fixed),
         )
 
     @property
     def signature(self) -> Any:
         """The gufunc signature, or ``None``."""
-        if self.binding is None or not isinstance(self.binding.definition.role, Function):
+        if self.binding is None or self.binding is not self.function:
             return None
-        shapes = self.binding.definition.role.shapes
+        role = self.binding.definition.role
+        shapes = role.shapes if isinstance(role, Function) else None
         return shapes.signature if isinstance(shapes, FromSignature) else None
 
     # Compiled transformations -------------------------------------------------------------------
@@ -204,7 +214,7 @@ class Subject:
 
     def direct(self, args: tuple, static: Static) -> Any:
         """Call the bound function on NumPy arrays, without JAX, in the way the handler does."""
-        assert self.binding is not None
+        assert self.binding is not None and self.binding is self.function
         definition = self.binding.definition
         parameters = definition.parameters
         operands, known = definition.calling.bind(definition.label, args, dict(static))
@@ -291,9 +301,12 @@ def errors_told_apart() -> Iterator[None]:
     """Sort what a call raises into what users raise and what we found wrong."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        # from other threads jaxlib raises the same as a ValueError
         code, _, text = str(error).partition(": ")
-        kind = BrokenContract if code == "FAILED_PRECONDITION" else UserError
+        if code not in ("INVALID_ARGUMENT", "INTERNAL", "CANCELLED"):
+            raise
+        kind = BrokenContract if code == "INVALID_ARGUMENT" else UserError
         raise kind(text.partition("\n--------------------")[0]) from None
 
 

@@ -1,0 +1,132 @@
+"""Every binding in `examples/`, `contrib/` and the documentation obeys the laws."""
+
+import sys
+from pathlib import Path
+
+import hypothesis.strategies as st
+import jax
+import numpy as np
+import pytest
+from hypothesis.extra import numpy as hnp
+from test_documentation import BLOCK, PAGES
+
+import jaxbind
+from jaxbind import testing
+from jaxbind.contrib import jaxducc0
+from jaxbind.testing._subject import Subject
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+sys.path.insert(0, str(EXAMPLES))
+x64 = jax.config.jax_enable_x64
+try:
+    import find_the_bug
+    import quickstart
+
+    try:
+        import geomagnetic_field
+    except SystemExit:  # it needs data that the tests do not install
+        geomagnetic_field = None
+finally:
+    jax.config.update("jax_enable_x64", x64)
+    sys.path.remove(str(EXAMPLES))
+
+NUMBERS = st.floats(-10, 10, allow_subnormal=False).map(lambda x: round(x, 6))
+
+
+def arrays(*shapes, dtype=float):
+    """Tuples of arrays of these shapes."""
+    elements = NUMBERS if dtype is float else st.builds(complex, NUMBERS, NUMBERS)
+    return st.tuples(*[hnp.arrays(dtype, shape, elements=elements) for shape in shapes])
+
+
+def telescope():
+    """A response as radio astronomers use it, with its positions and frequencies."""
+    return jaxducc0.get_wgridder(
+        pixsize_x=1e-3, pixsize_y=2e-3, npix_x=8, npix_y=10, epsilon=1e-9, do_wgridding=True
+    )
+
+
+uvw = np.random.default_rng(0).uniform(-50, 50, (5, 3))
+freq = np.array([1e9, 1.2e9])
+
+BINDINGS = [
+    quickstart.f,
+    (
+        quickstart.upsample,
+        {"inputs": arrays(3), "static": [{"factor": 1}, {"factor": 3}]},
+    ),
+    (
+        quickstart.jv,
+        {"elements": {"x1": st.integers(0, 5).map(float), "x2": st.floats(0.5, 20)}},
+    ),
+    (find_the_bug.bind_fft(np.fft.fft), {}),
+    (jaxducc0.c2c, {"inputs": arrays((4, 3), dtype=complex), "static": {"axes": (0,)}}),
+    (jaxducc0.genuine_fht, {"inputs": arrays((4, 3)), "static": {"axes": (1,)}}),
+    (jaxducc0.get_healpix_sht(2, 3, 3, 0), {"inputs": arrays((1, 16))}),
+    (
+        telescope(),
+        # a gridder answers to the accuracy that it was asked for, in single precision to less
+        {
+            "inputs": st.tuples(
+                st.just(uvw), st.just(freq), *[hnp.arrays(float, (8, 10), elements=NUMBERS)]
+            ),
+            "rtol": 1e-7,
+            "skip": ["dtypes"],
+        },
+    ),
+]
+if geomagnetic_field is not None:
+    static = {"lmax": 4, "nlat": 6, "nlon": 10}
+    BINDINGS.append((geomagnetic_field.synthesis, {"inputs": arrays(24), "static": static}))
+
+
+@testing.parametrize(*BINDINGS, max_examples=12)
+def test_laws(law):
+    law()
+
+
+def documented(page):
+    """The bindings with a signature that a page defines, after all of its code has run."""
+    namespace = {"__name__": "documentation"}
+    text = page.read_text()
+    for match in BLOCK.finditer(text):
+        if "no-run" not in match["flags"]:
+            exec(compile(match["code"], str(page), "exec"), namespace)
+    return {
+        name: value
+        for name, value in namespace.items()
+        if isinstance(value, jaxbind.Binding) and Subject.of(value).signature is not None
+    }
+
+
+def drawn(low, high, shape=()):
+    return hnp.arrays(float, shape, elements=st.floats(low, high))
+
+
+#: what is to be known about the operands of the pages' bindings
+KEYWORDS = {
+    ("index.md", "diffuse"): {"inputs": st.tuples(drawn(0, 5), drawn(-3, 3, 6))},
+    ("migrating.md", "solve"): {
+        "inputs": st.tuples(drawn(3, 5, 4), drawn(-1, 1, 3), drawn(-3, 3, 4))
+    },
+}
+#: the page whose bindings are wrong on purpose
+ERRORS = "errors.md"
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != ERRORS], ids=lambda p: p.name)
+def test_laws_of_documented_bindings(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x64 = jax.config.jax_enable_x64
+    try:
+        bindings = documented(page)
+    finally:
+        jax.config.update("jax_enable_x64", x64)
+    broken = {}
+    for name, binding in bindings.items():
+        found = testing.report(
+            binding, max_examples=8, seed=0, **KEYWORDS.get((page.name, name), {})
+        )
+        if not found.ok:
+            broken[name] = str(found.violations[0])
+    assert not broken, "\n\n".join(broken.values())
