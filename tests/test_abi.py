@@ -106,17 +106,7 @@ def test_a_wrong_declaration_is_found(tmp_path):
     broken = OURS.read_text().replace("  int64_t rank;\n", "  int32_t pad[3]; int64_t rank;\n")
     (tmp_path / "xla_ffi.h").write_text(broken)
     lines = assertions(OURS.read_text(), THEIRS.read_text())
-    source = tmp_path / "abi.c"
-    source.write_text(
-        '#include "xla_ffi.h"\n#include "xla/ffi/api/c_api.h"\n' + "\n".join(lines) + "\n"
-    )
-    compiler = shutil.which("cc") or pytest.skip("no C compiler")
-    result = subprocess.run(
-        [compiler, "-std=c11", "-fsyntax-only", f"-I{jax.ffi.include_dir()}", str(source)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = compile_assertions(lines, tmp_path)  # which finds the header beside its source first
     assert result.returncode != 0 and "JB_Buffer.rank" in result.stderr
 
 

@@ -165,6 +165,11 @@ class Case:
         return self.rtol if self.rtol is not None else default * self.eps
 
     @property
+    def underflow(self) -> float:
+        """What arithmetic with numbers of any size may lose."""
+        return 1e-290 if self.eps < 1e-10 else 1e-30
+
+    @property
     def slack(self) -> float:
         return self.atol or 0.0
 
@@ -312,7 +317,7 @@ class Case:
         takes is added.
         """
         sizes = [np.full(packed([r]).shape, magnitude([r]) + self.ground) for r in self.results]
-        return ROUNDING * self.eps * np.concatenate(sizes) + (1e-290 if self.eps < 1e-10 else 1e-30)
+        return ROUNDING * self.eps * np.concatenate(sizes) + self.underflow
 
 
 def raises(evaluate: Callable[[], Any]) -> bool:

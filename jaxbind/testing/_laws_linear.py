@@ -58,6 +58,7 @@ def _linear_in(case: Case, group: Any) -> None:
     moved = case.sensitivity(lambda leaves: packed(leaves_of(case.value_at(leaves))), member)
     scale = max(magnitude(x), magnitude(y), magnitude(mixed))
     tolerance = case.tolerance() * scale + 8 * float(np.max(moved, initial=0.0)) + case.slack
+    tolerance += case.underflow
     if magnitude(zero) > tolerance:
         largest = max((r.reshape(-1)[np.argmax(np.abs(r))] for r in zero if r.size), key=abs)
         raise Broken(f"got  f(0) = {number(largest)} in {names}: there is a constant term")
@@ -122,7 +123,8 @@ def transpose_transpose(case: Case) -> None:
         key = ("twice", tree, str(case.static), wrt)
         with errors_told_apart():
             got = [np.asarray(x) for x in case.subject.compiled(key, lambda: twice)(case.leaves)]
-        wrong = difference(got, want, case.tolerance())
+        slack = [np.full(r.shape, case.underflow) for r in want]
+        wrong = difference(got, want, case.tolerance(), slack)
         if wrong:
             raise Broken(f"got  transposed twice, and f: {wrong}, in {case.named(wrt)}")
     apply_only_if(ran, "no transpose is declared")

@@ -275,7 +275,7 @@ def _check_summed(case: Case, operands: Arrays, loops: Sequence[tuple], full: tu
                     size[chosen] += np.abs(np.asarray(one))
     except UserError as error:
         raise Skip(f"the function raises: {str(error).splitlines()[0]}") from None
-    slack = [1e3 * case.eps * size for size in sizes]
+    slack = [1e3 * case.eps * size + case.underflow for size in sizes]
     wrong = difference(got, wants, case.tolerance(1e3), slack)
     if wrong is not None and all(np.all(np.isfinite(w)) for w in wants):
         raise Broken(
