@@ -81,7 +81,7 @@ class Case:
     def of(self, subject: Subject, args: tuple) -> Case:
         """The same directions and tolerances for another function."""
         inner = Case(subject, args, seed=self.seed + 1, rtol=self.rtol, atol=self.atol)
-        inner.ground = max(self.ground, magnitude(self.value))
+        inner.ground = max(self.ground, magnitude(self.value)) * max(1.0, magnitude(args[1]))
         return inner
 
     def text(self) -> str:
@@ -159,7 +159,9 @@ class Case:
     @cached_property
     def eps(self) -> float:
         """The coarsest precision of operands and results."""
-        return epsilon([*self.leaves, *self.results])
+        found = epsilon([*self.leaves, *self.results])
+        computed = getattr(getattr(self.subject.binding, "definition", None), "compute_dtype", None)
+        return max(found, 0.0 if computed is None else epsilon([np.zeros(0, computed)]))
 
     def tolerance(self, default: float = ROUNDING) -> float:
         return self.rtol if self.rtol is not None else default * self.eps
@@ -200,6 +202,8 @@ class Case:
             else:
                 size = np.where(size > 0, size, np.max(size, initial=0.0) or 1.0)
             found.append(np.asarray(size * self.fractions(x), x.dtype))
+            if is_symmetric(x):  # by design, and so is what it may become
+                found[-1] = np.asarray((found[-1] + np.swapaxes(found[-1], -1, -2).conj()) / 2)
         return found
 
     def cotangents(self) -> list[np.ndarray]:
@@ -304,20 +308,31 @@ class Case:
             return bool(np.any((fine == 0) & np.all(seen, axis=0)))
 
     def need_finite(self) -> None:
+        """Skip what has no derivative to speak of."""
+        wanted = self.subject.differentiable(self.args)
+        if not any(x.size for x, keep in zip(self.leaves, wanted, strict=True) if keep):
+            raise Skip("the operands are empty")
         for r in self.results:
             if not np.all(np.isfinite(r)):
                 raise Skip("the function's value is not finite")
         if not self.results or not any(r.size for r in self.results):
             raise Skip("no result has a derivative, or all are empty")
 
-    def floor(self) -> np.ndarray:
-        """Rounding in the size of each result, element by element of the packed results.
+    def floor(self, tangents: Sequence[np.ndarray]) -> np.ndarray:
+        """Rounding in the size of results and tangents, by element of the packed results.
 
         A rule that takes a difference from the value (``1 - tanh(x)**2``) has it. What underflow
         takes is added.
         """
+        longest = max(1.0, magnitude(list(tangents)))
         sizes = [np.full(packed([r]).shape, magnitude([r]) + self.ground) for r in self.results]
-        return ROUNDING * self.eps * np.concatenate(sizes) + self.underflow
+        return ROUNDING * self.eps * longest * np.concatenate(sizes) + self.underflow
+
+
+def is_symmetric(x: np.ndarray) -> bool:
+    """Whether it is a symmetric, or Hermitian, matrix (or several)."""
+    square = x.ndim >= 2 and x.shape[-1] == x.shape[-2] > 1
+    return square and np.array_equal(x, np.swapaxes(x, -1, -2).conj())
 
 
 def raises(evaluate: Callable[[], Any]) -> bool:

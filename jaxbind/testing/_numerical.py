@@ -27,7 +27,7 @@ class Derivative:
       value: the estimate (NaN where there is none).
       error: its estimated error (infinite where there is none).
       jump: how far the slopes from left and right differ; 0 where f is smooth.
-      scale: the size of f's values there.
+      scale: the size of f's values there, and close by.
       steps: the ladder, relative to the direction.
       ladder: D(h) for each step, ``(len(steps), size)``.
     """
@@ -73,7 +73,9 @@ def directional(
         value, error, chosen = _extrapolated(central, floor)
         jump, rough = _jump(second, floor, chosen, value)
         error = np.where(rough, np.inf, error)
-    return Derivative(value, error, jump, np.abs(middle), steps, central)
+        beside = size[len(size) // 2]  # where f itself is zero, its values close by
+        scale = np.maximum(np.abs(middle), np.where(np.isfinite(beside), beside, 0.0))
+    return Derivative(value, error, jump, scale, steps, central)
 
 
 def _noise(

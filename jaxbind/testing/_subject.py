@@ -197,6 +197,10 @@ class Subject:
                 self._missing[key] = None
             except MissingRule as error:
                 self._missing[key] = str(error)
+            except Exception as error:
+                if not any(0 in s.shape for s in structs):
+                    raise
+                self._missing[key] = f"for empty operands the rule raises: {error}"
         return self._missing[key]
 
     def available(self, mode: str, args: tuple, static: Static) -> tuple[bool, ...]:
