@@ -21,7 +21,7 @@ from hypothesis.strategies import SearchStrategy
 
 from jaxbind.testing import _diagnosis
 from jaxbind.testing._case import Case
-from jaxbind.testing._inputs import EVERYTHING, Drawing, check_drawn, samples, several
+from jaxbind.testing._inputs import EVERYTHING, Drawing, check_drawn, samples, several, unnested
 from jaxbind.testing._subject import Static, Subject
 from jaxbind.testing._violation import Inapplicable, LawViolation, Skip
 from jaxbind.testing.laws import CAUSES_FIRST, LAWS, Law
@@ -245,24 +245,27 @@ class Search:
     def run(
         self, static: Static, groups: SearchStrategy[list[tuple]], count: int, part: int
     ) -> None:
-        @hypothesis.seed((self.check.seed + part) ^ zlib.crc32(self.law.name.encode()))
-        @settings(
-            max_examples=count,
-            database=None,
-            deadline=None,
-            phases=[Phase.generate, Phase.shrink],
-            suppress_health_check=EVERYTHING,
-            report_multiple_bugs=False,
-            print_blob=False,
-        )
-        @hypothesis.given(_cases(self.check, static, groups))
-        def search(case: Case) -> None:
-            self.try_on(case)
+        def find() -> None:
+            @hypothesis.seed((self.check.seed + part) ^ zlib.crc32(self.law.name.encode()))
+            @settings(
+                max_examples=count,
+                database=None,
+                deadline=None,
+                phases=[Phase.generate, Phase.shrink],
+                suppress_health_check=EVERYTHING,
+                report_multiple_bugs=False,
+                print_blob=False,
+            )
+            @hypothesis.given(_cases(self.check, static, groups))
+            def search(case: Case) -> None:
+                self.try_on(case)
+
+            search()
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                search()
+                unnested(find)
             except LawViolation:
                 pass
             except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -282,7 +283,15 @@ class Drawing:
                 lambda found: {d.name: s[0] for d, s in zip(free, found.input_shapes, strict=True)}
             )
 
-        return st.integers(0, 7).flatmap(lambda k: sides(0 if k == 7 else 1))
+        some = st.integers(0, 7).flatmap(lambda k: sides(0 if k == 7 else 1))
+        optional = [d.name for d in free if d.optional]
+        if not optional:
+            return some
+
+        def without(pair: tuple[dict[str, int], set[str]]) -> dict[str, int]:
+            return {name: size for name, size in pair[0].items() if name not in pair[1]}
+
+        return st.tuples(some, st.sets(st.sampled_from(optional))).map(without)
 
     # Arguments -----------------------------------------------------------------------------------
 
@@ -333,11 +342,20 @@ def _groups(draw: Callable, drawing: Drawing, count: int) -> list[tuple]:
     sizes = dict(draw(drawing.drawn_sizes))
     for i, value in whole.items():
         sizes |= {d.name: n for d, n in zip(signature.inputs[i], value.shape, strict=False)}
+    shapes = [
+        tuple(
+            1
+            if d.broadcastable and draw(st.booleans())
+            else (sizes[d.name] if d.size is None else d.size)
+            for d in core
+            if d.size is not None or d.name in sizes  # an optional one may be missing
+        )
+        for core in signature.inputs
+    ]
     rows = []
     for row in range(count):
         arrays = []
-        for i, core in enumerate(signature.inputs):
-            shape = tuple(sizes[d.name] if d.size is None else d.size for d in core)
+        for i, shape in enumerate(shapes):
             if i in whole:
                 value = whole[i] if row == 0 else np.asarray(draw(elements[i]), family[i])
                 hypothesis.assume(value.shape == shape)
@@ -466,22 +484,45 @@ def samples(strategy: SearchStrategy, count: int, seed: int = 0) -> list[Any]:
     """The first few values of a strategy."""
     found: list[Any] = []
 
-    @hypothesis.seed(seed)
-    @settings(
-        max_examples=count,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=EVERYTHING,
-    )
-    @hypothesis.given(strategy)
-    def collect(value: Any) -> None:
-        found.append(value)
+    def collect() -> None:
+        @hypothesis.seed(seed)
+        @settings(
+            max_examples=count,
+            database=None,
+            deadline=None,
+            phases=[Phase.generate],
+            suppress_health_check=EVERYTHING,
+        )
+        @hypothesis.given(strategy)
+        def each(value: Any) -> None:
+            found.append(value)
+
+        each()
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        collect()
+        unnested(collect)
     return found
+
+
+def unnested(search: Callable[[], Any]) -> None:
+    """Run a search of ours; in another thread where Hypothesis is at work already."""
+    if not hypothesis.currently_in_test_context():
+        search()
+        return
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            search()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
 
 
 def check_drawn(label: str, value: Any) -> tuple:
