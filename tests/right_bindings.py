@@ -1106,6 +1106,16 @@ softmax = right(
     vjp=softmax_vjp,
     check={"dtypes": REAL},
 )
+softmax_in_single = right(
+    "softmax-in-single",
+    softmax_of,
+    "(n)->(n)",
+    vectorized=True,
+    compute_dtype=np.float32,
+    jvp=lambda p, t: softmax_vjp(p, t[0]),
+    vjp=softmax_vjp,
+    check={"dtypes": REAL},
+)
 softmax_from_vjp = right(
     "softmax-from-vjp",
     softmax_of,

@@ -61,11 +61,10 @@ def find(target: str) -> list[tuple[str, Any]]:
         if not isinstance(found, Binding):
             raise UsageError(f"{target} is a {type(found).__name__}; it must be a binding")
         return [(name, found)]
-    bindings = {
-        id(value): (key, value)
-        for key, value in vars(module).items()
-        if isinstance(value, Binding) and value.definition.parent is None
-    }
+    bindings: dict[int, tuple[str, Any]] = {}
+    for key, value in vars(module).items():
+        if isinstance(value, Binding) and value.definition.parent is None:
+            bindings.setdefault(id(value), (key, value))
     if not bindings:
         raise UsageError(f"{place} defines no bindings (jaxbind.bind) at its top level")
     return list(bindings.values())

@@ -65,12 +65,13 @@ class Case:
         atol: float | None = None,
     ):
         self.subject = subject
-        self.args = jax.tree.map(np.asarray, tuple(args))
+        self.args = jax.tree.map(np.array, tuple(args))  # JAX may borrow the memory
         self.static: Mapping[str, Any] = dict(static or {})
         self.more = [jax.tree.map(np.asarray, tuple(m)) for m in more]
         self.statics = list(statics) or [self.static]
         self.elsewhere = elsewhere
         self.ground = 0.0  # of the function of which this is the derivative, the value's size
+        self.inherited = 0.0  # and its precision
         self.free = free
         self.narrow = narrow
         self.rng = np.random.default_rng(seed)
@@ -81,6 +82,7 @@ class Case:
     def of(self, subject: Subject, args: tuple) -> Case:
         """The same directions and tolerances for another function."""
         inner = Case(subject, args, seed=self.seed + 1, rtol=self.rtol, atol=self.atol)
+        inner.inherited = self.eps
         inner.ground = max(self.ground, magnitude(self.value)) * max(1.0, magnitude(args[1]))
         return inner
 
@@ -159,7 +161,7 @@ class Case:
     @cached_property
     def eps(self) -> float:
         """The coarsest precision of operands and results."""
-        found = epsilon([*self.leaves, *self.results])
+        found = max(epsilon([*self.leaves, *self.results]), self.inherited)
         computed = getattr(getattr(self.subject.binding, "definition", None), "compute_dtype", None)
         return max(found, 0.0 if computed is None else epsilon([np.zeros(0, computed)]))
 

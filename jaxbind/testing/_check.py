@@ -113,6 +113,13 @@ class Check:
         return cls(subject, options, seed)
 
     @property
+    def wanted(self) -> int:
+        """How many examples are drawn for a law of full cost."""
+        if self.options.max_examples is not None:
+            return self.options.max_examples
+        return settings.default.max_examples  # pyright: ignore[reportOptionalMemberAccess]
+
+    @property
     def statics(self) -> list[Static]:
         return several(self.options.static)
 
@@ -188,10 +195,7 @@ class Check:
         return result
 
     def _run(self, law: Law) -> Result:
-        wanted = self.options.max_examples
-        if wanted is None:
-            wanted = settings.default.max_examples  # pyright: ignore[reportOptionalMemberAccess]
-        count = max(1, -(-wanted * law.cost // 100))
+        count = max(1, -(-self.wanted * law.cost // 100))
         search = Search(self, law)
         strata = self.strata(law, count)
         for part, (static, groups) in enumerate(strata):
@@ -222,12 +226,18 @@ class Check:
         last = violation.case
         with jax.enable_x64(True), np.errstate(all="ignore"):
             violation.diagnosis = _diagnosis.find(law.name, violation, [last, *witnesses])
-        label = self.subject.label
-        violation.reproduce = f"testing.check({label}, laws=[{law.name!r}], seed={self.seed})"
-        if self.options.max_examples is not None:
-            call = violation.reproduce[:-1]
-            violation.reproduce = f"{call}, max_examples={self.options.max_examples})"
+        violation.reproduce = self._call(law)
+        violation.__notes__ = []  # Hypothesis'
         return violation
+
+    def _call(self, law: Law) -> str:
+        """The call that finds the same again."""
+        given = [f"laws=[{law.name!r}]", f"seed={self.seed}"]
+        if self.wanted != 100:
+            given.append(f"max_examples={self.wanted}")
+        others = ("inputs", "static", "elements", "dtypes", "rtol", "atol")
+        given += [f"{name}=..." for name in others if getattr(self.options, name) is not None]
+        return f"testing.check({self.subject.label}, {', '.join(given)})"
 
 
 class Search:

@@ -76,13 +76,19 @@ def magnitude(tree: Any) -> float:
 
 
 def difference(
-    a: Any, b: Any, rtol: float, slack: Any = None, scale: float | None = None
+    a: Any,
+    b: Any,
+    rtol: float,
+    slack: Any = None,
+    scale: float | None = None,
+    atol: float = 0.0,
 ) -> str | None:
     """Where two results differ by more than rounding, as text; ``None`` if nowhere.
 
     Args:
       rtol: tolerance relative to the largest element of each leaf of ``b``, or to ``scale``.
       slack: absolute tolerance per element, in the structure of the results.
+      atol: absolute tolerance for all.
     """
     kind = same_kind(a, b)
     if kind:
@@ -95,6 +101,7 @@ def difference(
         with np.errstate(all="ignore"):
             u, v = x.astype(wide), y.astype(wide)
             bound = rtol * (max(magnitude(x), magnitude(y)) if scale is None else scale) + s
+            bound = bound + atol
             gap = np.abs(u - v)
             fine = (u == v) | ((u != u) & (v != v)) | (gap <= bound)
         if not np.all(fine):

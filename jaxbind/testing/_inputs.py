@@ -141,7 +141,7 @@ class Drawing:
                 g[0] if g else (np.dtype(index) if n else np.dtype(base))
                 for g, n in zip(given, nondiff, strict=True)
             )
-            if any(family == f for f, _ in seen):
+            if any(family == f for f, _ in seen) or not self._hold_elements(family):
                 continue
             verdict = self._tried(subject, family, statics)
             seen.append((family, verdict))
@@ -173,6 +173,15 @@ class Drawing:
             if turned != kept and self._holomorphic(subject, turned, statics):
                 found.append(turned)
         return tuple(found)
+
+    def _hold_elements(self, family: Family) -> bool:
+        """Whether drawn numbers with fractions stay what they are."""
+        return all(
+            d.kind not in "iub"
+            or not isinstance(e, SearchStrategy)
+            or np.asarray(samples(e, 1)[0]).dtype.kind not in "fc"
+            for d, e in zip(family, self.elements, strict=True)
+        )
 
     def _dtype_of_elements(self, elements: Any) -> tuple[np.dtype, ...] | None:
         """Integers if a strategy draws integers, and so on."""

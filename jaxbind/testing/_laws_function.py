@@ -128,8 +128,7 @@ def evaluations(case: Case, leaves: Any = None) -> list[tuple[str, Callable[[], 
 @law("operands are not modified", cost=20)
 def inputs_kept(case: Case) -> None:
     """The bytes of every operand are the same before and after."""
-    _ = case.value
-    held = [jnp.array(x) for x in case.leaves]
+    held = [jnp.array(x) for x in case.leaves]  # before any call: JAX may borrow NumPy's memory
     before = [np.array(x) for x in held]
     for _, call in evaluations(case, held):
         call()
@@ -263,11 +262,11 @@ def jit(case: Case) -> None:
         compiled = numpy_tree(program(*case.args))
     compiled["scan"] = jax.tree.map(lambda x: x[-1], compiled["scan"])
     tolerance = case.tolerance()
-    wrong = difference(want, eager, tolerance)
+    wrong = difference(want, eager, tolerance, atol=case.slack)
     if wrong:
         raise Broken(f"got  {wrong} compiled and eager")
     for name, got in compiled.items():
-        wrong = difference(got, want, tolerance)
+        wrong = difference(got, want, tolerance, atol=case.slack)
         if wrong:
             raise Broken(f"got  {wrong} inside {name} and alone")
 

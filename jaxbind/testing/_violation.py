@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 
@@ -56,6 +57,16 @@ class LawViolation(AssertionError):
         self.reproduce = reproduce
         self.case: Any = None  # the example itself, and what a diagnosis needs to know
         self.detail: dict[str, Any] = {}
+
+    def __reduce__(self) -> tuple:
+        """Without the example itself, which holds the binding."""
+        keywords = {
+            "example": self.example,
+            "diagnosis": self.diagnosis,
+            "reproduce": self.reproduce,
+        }
+        made = partial(LawViolation, **keywords)
+        return made, (self.law, self.binding, self.statement, self.found)
 
     def __str__(self) -> str:
         lines = [f"{self.binding} violates `{self.law}`: {self.statement}"]

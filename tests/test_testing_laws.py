@@ -1,0 +1,791 @@
+"""`testing.laws`: each law alone, on concrete arguments; and what a broken one says."""
+
+import copy
+import ctypes
+import os
+import pickle
+import random
+import re
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+import jaxbind
+from jaxbind import testing
+from jaxbind.testing import LawViolation, laws
+
+x = np.array([0.5, -1.25, 3.0])
+y = np.array([2.0, 0.75, -1.5])
+z = np.array([1 + 2j, -0.5j, 3.0])
+
+
+def bound(function, signature="(n)->(n)", name="f", rules=None, **options):
+    """A binding and its rules, by the names of their ``def_``."""
+    f = jaxbind.bind(function, signature, name=name, **options)
+    for rule, made in (rules or {}).items():
+        *derivatives, last = rule.split("_")
+        of = f
+        for step in derivatives:
+            of = getattr(of, step)
+        getattr(of, f"def_{last}")(made)
+    return f
+
+
+def cube(**changes):
+    rules = {
+        "jvp": lambda p, t: 3 * p[0] ** 2 * t[0],
+        "vjp": lambda p, ct: 3 * p[0] ** 2 * ct,
+        "jvp_jvp": lambda p, t: 6 * p[0][0] * p[1][0] * t[0][0],
+        "jvp_vjp": lambda p, ct: ((6 * p[0][0] * p[1][0] * ct,), None),
+        "vjp_jvp": lambda p, t: (6 * p[0][0] * p[1] * t[0][0],),
+        "vjp_vjp": lambda p, cts: ((6 * p[0][0] * p[1] * cts[0],), None),
+        **changes,
+    }
+    return bound(lambda x: x**3, rules={k: rule for k, rule in rules.items() if rule is not None})
+
+
+def fft(transpose=lambda ct: np.fft.fft(ct)):
+    return bound(lambda x: np.fft.fft(x), linear=True, name="fft", rules={"transpose": transpose})
+
+
+def adjoint_of_fft(ct):
+    return ct.shape[-1] * np.fft.ifft(ct)
+
+
+def cumsum(axis=-1):
+    return bound(lambda x: np.cumsum(x, axis), vectorized=True, name="cumsum")
+
+
+def power():
+    return bound(lambda x, *, power: x**power)
+
+
+# Wrong functions ----------------------------------------------------------------------------------
+
+
+def unwritten():
+    def function(x, out):
+        out[:-1] = x[:-1]
+
+    return bound(function)
+
+
+def in_place():
+    def function(x):
+        memory = (ctypes.c_char * x.nbytes).from_address(x.ctypes.data)
+        np.frombuffer(memory, x.dtype)[...] = 7
+        return x.copy()
+
+    return bound(function)
+
+
+def keeping():
+    kept = []
+    return bound(lambda x: kept.append(x) or 2 * x)
+
+
+def counting():
+    calls = []
+    return bound(lambda x: calls.append(0) or x + len(calls))
+
+
+def remembering():
+    """By the operand alone, whatever the static keyword is."""
+    found = {}
+    return bound(lambda x, *, power: found.setdefault(x.tobytes(), x**power).copy())
+
+
+def sharing():
+    work = np.empty(3)
+
+    def function(x):
+        work[...] = x
+        time.sleep(1e-3)
+        return 2 * work
+
+    return bound(function)
+
+
+def changing_later():
+    """The first program that calls it is the one that `jit` takes for the truth."""
+    calls = []
+    return bound(lambda x: calls.append(0) or x * (1 if len(calls) < 3 else 2))
+
+
+def twice():
+    """The identity, with a transpose in JAX that can be transposed by itself."""
+    f = bound(lambda x: x.copy(), linear=True)
+    f.def_transpose(lambda ct: 2 * ct, traced=True)
+    return f
+
+
+def single():
+    return bound(lambda x: np.exp(x.astype(np.float32)).astype(x.dtype))
+
+
+def no_nan():
+    """Wherever JAX calls it; the law calls it directly to compare."""
+
+    def function(x):
+        directly = sys._getframe(1).f_code.co_name == "direct"
+        return x.copy() if directly else np.nan_to_num(x)
+
+    return bound(function)
+
+
+POWERS = {"statics": [{"power": 2}, {"power": 3}], "static": {"power": 2}}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a law is tried on.
+
+    Attributes:
+      right, wrong: make bindings.
+      args, keywords: with which the law is called.
+      elsewhere: a binding to which it does not apply, arguments, and the reason that is given.
+    """
+
+    right: Callable
+    wrong: Callable
+    args: tuple = (x,)
+    keywords: Mapping = field(default_factory=dict)
+    elsewhere: tuple | None = None
+
+
+integers = np.arange(3)
+no_rules = lambda: bound(lambda x: x * 2)
+raising = lambda: bound(lambda x: np.linalg.cholesky(-np.eye(2)))
+raises = (raising, (x,), "the function raises: LinAlgError: Matrix is not positive definite")
+not_linear = (cube, (x,), "nothing is declared linear or multilinear")
+
+TABLE = {
+    "abstract": Row(cube, lambda: bound(lambda x: x[1:]), elsewhere=raises),
+    "complete": Row(cube, unwritten, elsewhere=raises),
+    "inputs_kept": Row(cube, in_place, elsewhere=raises),
+    "released": Row(cube, keeping, elsewhere=raises),
+    "deterministic": Row(cube, counting, elsewhere=raises),
+    "jit": Row(cube, changing_later, elsewhere=raises),
+    "jvp": Row(
+        cube,
+        lambda: cube(jvp=lambda p, t: p[0] ** 2 * t[0]),
+        elsewhere=(no_rules, (x,), "no rule for forward mode: f: "),
+    ),
+    "jvp_linear": Row(
+        cube,
+        lambda: cube(jvp=lambda p, t: 3 * p[0] ** 2 * np.abs(t[0])),
+        elsewhere=(no_rules, (integers,), "no argument has a derivative (integer, boolean"),
+    ),
+    "adjoint": Row(
+        cube,
+        lambda: cube(vjp=lambda p, ct: -3 * p[0] ** 2 * ct),
+        elsewhere=(no_rules, (x,), "no rule for reverse mode: f: "),
+    ),
+    "linear": Row(fft, lambda: bound(lambda x: x + 1, linear=True), (z,), elsewhere=not_linear),
+    "transpose_transpose": Row(fft, twice, (z,), elsewhere=not_linear),
+    "higher": Row(
+        cube,
+        lambda: cube(vjp_jvp=lambda p, t: (3 * p[0][0] * p[1] * t[0][0],)),
+        elsewhere=(no_rules, (x,), "no first derivatives"),
+    ),
+    "vmap": Row(cumsum, lambda: cumsum(axis=0), elsewhere=raises),
+    "loop_dims": Row(cumsum, lambda: cumsum(axis=0), (x,), {"seed": 1}, raises),
+    "static": Row(
+        power, remembering, (x,), POWERS, (cube, (x,), "there is one set of static parameters")
+    ),
+    "sharded": Row(cumsum, lambda: cumsum(axis=0), elsewhere=raises),
+    "threads": Row(
+        cube,
+        sharing,
+        elsewhere=(lambda: bound(np.zeros_like), (x,), "all operands give the same result"),
+    ),
+    "export": Row(
+        lambda: bound(lambda x: x**2, name="square"),
+        counting,
+        elsewhere=(lambda: bound(lambda x: x**2, name=None), (x,), "not importable by name"),
+    ),
+    "dtypes": Row(cube, single, elsewhere=(no_rules, (integers,), "no floating-point operand")),
+    "special_values": Row(
+        cube,
+        no_nan,
+        (x,),
+        {"seed": 2},
+        elsewhere=(no_rules, (integers,), "no floating-point operand"),
+    ),
+}
+
+
+def broken(law, f, *args, **keywords):
+    """The violation that a law raises."""
+    args = jax.tree.map(np.array, args)  # some write into them
+    with pytest.raises(LawViolation) as caught:
+        laws.LAWS[law](f, args, **keywords)
+    return caught.value
+
+
+def violation_of(f, **keywords):
+    with pytest.raises(LawViolation) as caught:
+        testing.check(f, **keywords)
+    return caught.value
+
+
+# Each law alone -----------------------------------------------------------------------------------
+
+
+def test_every_law_is_tried():
+    assert list(TABLE) == list(laws.LAWS)
+
+
+@pytest.mark.parametrize("law", TABLE)
+def test_a_right_binding_passes(law):
+    row = TABLE[law]
+    assert laws.LAWS[law](row.right(), row.args, **row.keywords) is None
+
+
+@pytest.mark.parametrize("law", TABLE)
+def test_a_wrong_binding_does_not(law):
+    row = TABLE[law]
+    violation = broken(law, row.wrong(), *row.args, **row.keywords)
+    assert violation.law == law
+
+
+@pytest.mark.parametrize("law", TABLE)
+def test_where_it_does_not_apply(law):
+    make, args, reason = TABLE[law].elsewhere
+    with pytest.raises(laws.Skip) as caught:
+        laws.LAWS[law](make(), args)
+    assert str(caught.value).startswith(reason)
+    assert not isinstance(caught.value, LawViolation)
+
+
+def test_the_one_device_reason():
+    """In a process with one device."""
+    script = """
+        import numpy as np, jaxbind
+        from jaxbind.testing import laws
+        try:
+            laws.sharded(jaxbind.bind(np.sin), (np.array(1.0),))
+        except laws.Skip as skip:
+            print(skip)
+    """
+    done = run(script, XLA_FLAGS="")
+    assert done.stdout == (
+        "there is one device (XLA_FLAGS=--xla_force_host_platform_device_count=4)\n"
+    )
+
+
+def aligned(offset):
+    """``x``, so many bytes behind a multiple of 64; JAX borrows what is aligned."""
+    raw = np.zeros(128 + x.nbytes, np.uint8)
+    start = -raw.ctypes.data % 64 + offset
+    found = raw[start : start + x.nbytes].view(x.dtype)
+    found[:] = x
+    return found
+
+
+@pytest.mark.parametrize("offset", [0, 8, 16, 32])
+def test_modified_operands_wherever_they_are(offset):
+    """The fault is found, and the caller's array is not touched."""
+    operand = aligned(offset)
+    with pytest.raises(LawViolation, match="argument 0"):
+        laws.inputs_kept(in_place(), (operand,))
+    np.testing.assert_array_equal(operand, x)
+
+
+# The laws, as laws.md has them --------------------------------------------------------------------
+
+ORDER = """abstract complete inputs_kept released deterministic jit jvp jvp_linear adjoint linear
+transpose_transpose higher vmap loop_dims static sharded threads export dtypes special_values"""
+
+
+def test_order():
+    assert list(laws.LAWS) == ORDER.split()
+
+
+def test_every_law_is_public():
+    for name, law in laws.LAWS.items():
+        assert getattr(laws, name) is law
+        assert name in laws.__all__
+        assert law.name == law.__name__ == name
+        assert law.statement and law.__doc__
+        assert repr(law) == f"<law {name}: {law.statement}>"
+
+
+def test_causes_come_first():
+    assert sorted(laws.CAUSES_FIRST, key=lambda law: law.name) == sorted(
+        laws.LAWS.values(), key=lambda law: law.name
+    )
+    place = {law.name: i for i, law in enumerate(laws.CAUSES_FIRST)}
+    for cause, effect in [
+        ("abstract", "jvp"),
+        ("deterministic", "jvp"),
+        ("jvp_linear", "adjoint"),
+        ("jvp", "adjoint"),
+        ("linear", "transpose_transpose"),
+        ("adjoint", "higher"),
+    ]:
+        assert place[cause] < place[effect]
+
+
+# Arguments ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "args",
+    [(x,), [x], (jax.numpy.asarray(x, "float32"),), (x.tolist(),), (x[::-1],), (np.zeros(0),)],
+    ids=["tuple", "list", "JAX array", "nested list", "strided", "empty"],
+)
+def test_arguments(args):
+    if isinstance(args[0], list):
+        args = (np.asarray(args[0]),)
+    laws.jit(cube(), args)
+    if np.size(args[0]):
+        laws.jvp(cube(), args)
+    else:
+        with pytest.raises(laws.Skip, match="empty"):
+            laws.jvp(cube(), args)
+
+
+def test_64_bits_are_kept():
+    """Whatever the setting: a fault of 1e-9 would not show otherwise."""
+    f = cube(jvp=lambda p, t: 3 * (1 + 1e-6) * p[0] ** 2 * t[0])
+    with jax.enable_x64(False):
+        assert "float64" not in str(broken("jvp", f, x))  # an array of doubles needs no dtype
+        assert broken("jvp", f, x).case.leaves[0].dtype == np.float64
+
+
+def test_static_keywords():
+    f = bound(
+        lambda x, *, power: x**power,
+        rules={"jvp": lambda p, t, *, power: 2 * p[0] * t[0]},
+    )
+    laws.jvp(f, (x,), static={"power": 2})
+    assert "power=3)" in broken("jvp", f, x, static={"power": 3}).example
+
+
+def test_more_arguments_make_the_batch():
+    """A function that is right for the first example and its multiples."""
+    f = bound(lambda x: x * np.sign(x.sum(axis=-1).max()), vectorized=True)
+    laws.vmap(f, (x,))
+    assert broken("vmap", f, x, more=[(-x,), (-2 * x,), (-3 * x,)]).law == "vmap"
+
+
+def test_several_arguments_and_a_tree():
+    f = jaxbind.bind(
+        lambda a, b: a["x"] * b,
+        out=lambda a, b: jax.ShapeDtypeStruct(b.shape, b.dtype),
+        name="tree",
+    )
+    f.def_jvp(lambda p, t: t[0]["x"] * p[1] + p[0]["x"] * t[1])
+    laws.jvp(f, ({"x": x}, y))
+    f.def_vjp(lambda p, ct: ({"x": p[1] * ct}, -p[0]["x"] * ct))
+    assert broken("adjoint", f, {"x": x}, y).example.startswith("tree({'x': array([")
+
+
+def test_no_binding():
+    with pytest.raises(TypeError, match=r"jaxbind\.testing: got a function, .*it tests bindings"):
+        laws.jvp(lambda x: x, (x,))
+
+
+def test_arguments_that_do_not_fit():
+    """A mistake of the test, not of the binding: what a call would say."""
+    with pytest.raises(TypeError, match="f: got 2 positional arguments"):
+        laws.jvp(cube(), (x, x))
+    with pytest.raises(ValueError, match=re.escape("f: argument 0 (x) has 0 dimensions")):
+        laws.jvp(cube(), (np.array(1.0),))
+    with pytest.raises(TypeError, match="power"):
+        laws.jvp(power(), (x,))
+
+
+# Properties of the laws ---------------------------------------------------------------------------
+
+fewer = 1 + settings.default.max_examples // 3
+numbers = st.floats(-100, 100).map(lambda x: round(x, 3))
+vectors = st.lists(numbers, min_size=2, max_size=4).map(np.array)
+
+
+@settings(max_examples=fewer)
+@given(factor=st.floats(-4, 4), x=vectors, seed=st.integers(0, 99))
+def test_any_wrong_factor_is_found(factor, x, seed):
+    """And the right one is not, wherever it is tried."""
+    hypothesis.assume(np.any(np.abs(x) > 0.1))
+    laws.jvp(_cube, (x,), seed=seed)
+    laws.adjoint(_cube, (x,), seed=seed)
+    hypothesis.assume(abs(factor - 1) > 1e-4)
+    _factor[0] = factor
+    for law in ("jvp", "adjoint"):
+        assert f"violates `{law}`" in str(broken(law, _scaled[law], x, seed=seed))
+
+
+_cube = cube()
+_factor = [1.0]
+_scaled = {
+    "jvp": cube(jvp=lambda p, t: _factor[0] * 3 * p[0] ** 2 * t[0]),
+    "adjoint": cube(vjp=lambda p, ct: _factor[0] * 3 * p[0] ** 2 * ct),
+}
+
+
+@settings(max_examples=fewer)
+@given(x=vectors, seed=st.integers(0, 99), data=st.data())
+def test_any_wrong_matrix_is_found(x, seed, data):
+    n = len(x)
+    rows = st.lists(st.integers(-5, 5), min_size=n, max_size=n)
+    a = np.array(data.draw(st.lists(rows, min_size=n, max_size=n)), float)
+    b = np.array(data.draw(st.lists(rows, min_size=n, max_size=n)), float)
+    _matrices[:] = a, a.T
+    laws.adjoint(_matrix, (x,), seed=seed)
+    laws.linear(_matrix, (x,), seed=seed)
+    _matrices[:] = a, b.T
+    if np.array_equal(a, b):
+        laws.adjoint(_matrix, (x,), seed=seed)
+    else:  # w (a - b) v may be zero by chance, but hardly each time
+        with pytest.raises(LawViolation):
+            for more in range(4):
+                laws.adjoint(_matrix, (x,), seed=seed + more)
+
+
+_matrices = [np.eye(1), np.eye(1)]
+_matrix = bound(
+    lambda x: _matrices[0] @ x,
+    linear=True,
+    rules={"transpose": lambda ct: _matrices[1] @ ct},
+)
+
+
+@settings(max_examples=fewer)
+@given(x=vectors, y=vectors, seed=st.integers(0, 99))
+def test_the_real_and_the_complex_adjoint(x, y, seed):
+    """The adjoint of the FFT in place of its transpose is wrong for complex numbers; both agree
+    where the rule is right."""
+    n = min(len(x), len(y))
+    hypothesis.assume(n > 2)  # the FFT of two numbers is real
+    z = x[:n] + 1j * y[:n]
+    laws.adjoint(_fft, (z,), seed=seed)
+    laws.linear(_fft, (z,), seed=seed)
+    laws.transpose_transpose(_fft, (z,), seed=seed)
+    with pytest.raises(LawViolation):
+        for more in range(4):
+            laws.adjoint(_adjoint, (z,), seed=seed + more)
+
+
+_fft, _adjoint = fft(), fft(adjoint_of_fft)
+
+# Tolerances ---------------------------------------------------------------------------------------
+
+
+def drifting():
+    calls = []
+    return bound(lambda x: calls.append(0) or x * (1 + 1e-4 * len(calls)))
+
+
+def slightly_more_than_transposed():
+    f = bound(lambda x: x.copy(), linear=True)
+    f.def_transpose(lambda ct: 1.0001 * ct, traced=True)
+    return f
+
+
+def other_in_loops():
+    return bound(lambda x: x + 1e-4 * (x.ndim > 1), vectorized=True)
+
+
+#: bindings that are off by about 1e-4
+SLIGHTLY = {
+    "jvp": lambda: cube(jvp=lambda p, t: 3.0003 * p[0] ** 2 * t[0]),
+    "jvp_linear": lambda: cube(jvp=lambda p, t: 3 * p[0] ** 2 * (t[0] + 1e-4 * np.abs(t[0]))),
+    "adjoint": lambda: cube(vjp=lambda p, ct: 3.0003 * p[0] ** 2 * ct),
+    "higher": lambda: cube(jvp_jvp=lambda p, t: 6.0006 * p[0][0] * p[1][0] * t[0][0]),
+    "linear": lambda: bound(lambda x: x + 1e-5 * x**3, linear=True),
+    "jit": drifting,
+    "export": drifting,
+    "transpose_transpose": slightly_more_than_transposed,
+    "vmap": other_in_loops,
+    "loop_dims": other_in_loops,
+    "sharded": other_in_loops,
+}
+
+
+@pytest.mark.parametrize("law", SLIGHTLY)
+def test_rtol(law):
+    check = laws.LAWS[law]
+    broken(law, SLIGHTLY[law](), x, seed=1)
+    broken(law, SLIGHTLY[law](), x, seed=1, rtol=1e-7)
+    check(SLIGHTLY[law](), (x,), seed=1, rtol=1e-2)
+
+
+@pytest.mark.parametrize("law", SLIGHTLY)
+def test_atol(law):
+    broken(law, SLIGHTLY[law](), x, seed=1, atol=1e-9)
+    laws.LAWS[law](SLIGHTLY[law](), (x,), seed=1, atol=0.1)
+
+
+def test_tolerances_of_a_whole_check():
+    f = cube(jvp=lambda p, t: 3.0003 * p[0] ** 2 * t[0])
+    assert violation_of(f, laws=["jvp"], seed=0).law == "jvp"
+    testing.check(f, laws=["jvp"], seed=0, rtol=1e-3)
+
+
+@pytest.mark.parametrize("function", [np.abs, np.sort, lambda x: np.maximum(x, 0)])
+def test_linear_on_a_ray(function):
+    broken("linear", bound(lambda x: function(x), linear=True), x)
+
+
+@pytest.mark.parametrize("law", ["jvp", "dtypes"])
+def test_compute_dtype_float32(law):
+    """Right, and declared as what it is: the messages advise it."""
+    f = bound(lambda x: np.sin(x), compute_dtype="float32")
+    f.def_jvp(lambda p, t: np.cos(p[0]) * t[0])
+    laws.LAWS[law](f, (np.array([1.5625, 0.3]),))
+
+
+def test_wrong_at_zero_only():
+    f = bound(lambda x: x * x)
+    f.def_jvp(lambda p, t: np.where(p[0] == 0, 5.0, 2 * p[0]) * t[0])
+    broken("jvp", f, np.array([0.0]))
+
+
+# What is global stays as it is --------------------------------------------------------------------
+
+
+def settings_now():
+    return (
+        jax.config.jax_enable_x64,
+        jax.config.jax_numpy_dtype_promotion,
+        jax.config.jax_debug_nans,
+        np.geterr(),
+        np.get_printoptions(),
+        sys.getswitchinterval(),
+        settings.default.max_examples,
+        np.random.get_state()[1].tolist(),
+        random.getstate(),
+    )
+
+
+@pytest.mark.parametrize("wide", [False, True], ids=["x32", "x64"])
+@pytest.mark.parametrize("law", TABLE)
+def test_settings_are_kept(law, wide):
+    row = TABLE[law]
+    with jax.enable_x64(wide), np.errstate(over="raise", divide="warn"):
+        before = settings_now()
+        laws.LAWS[law](row.right(), row.args, **row.keywords)
+        assert settings_now() == before
+        broken(law, row.wrong(), *row.args, **row.keywords)
+        assert settings_now() == before
+
+
+def test_settings_are_kept_by_a_check():
+    with jax.enable_x64(False), np.errstate(divide="ignore"):
+        before = settings_now()
+        testing.check(cube(), max_examples=5, seed=0)
+        violation_of(cube(jvp=lambda p, t: 0 * t[0]), max_examples=5, seed=0)
+        assert settings_now() == before
+        assert jax.numpy.asarray(1.0).dtype == np.float32
+
+
+# What a violation says ----------------------------------------------------------------------------
+
+
+def test_attributes():
+    violation = broken("adjoint", fft(adjoint_of_fft), z)
+    assert isinstance(violation, AssertionError)
+    assert type(violation).__module__ == "jaxbind.testing"
+    assert type(violation).__qualname__ == "LawViolation"
+    assert violation.law == "adjoint"
+    assert violation.binding == "fft"
+    assert violation.statement == "<w, J v> = <Jᵀ w, v>" == laws.adjoint.statement
+    assert violation.example == "fft(array([ 1.+2.j , -0.-0.5j, 3.+0.j ]))"
+    assert re.fullmatch(
+        r"got  <w, J v> = \S+j   and   <Jᵀ w, v> = \S+j, differentiating \w+", violation.found
+    )
+    assert violation.diagnosis is None and violation.reproduce is None  # of a search only
+    assert violation.__cause__ is None and violation.__suppress_context__
+
+
+def test_text():
+    """As laws.md shows it."""
+    violation = violation_of(fft(adjoint_of_fft), seed=0, max_examples=100)
+    first, at, got, *diagnosis, again = str(violation).splitlines()
+    assert first == "fft violates `adjoint`: <w, J v> = <Jᵀ w, v>"
+    assert re.fullmatch(r"  at   fft\(array\(\[.*\]\)\)", at)
+    assert re.match(r"  got  <w, J v> = \S+   and   <Jᵀ w, v> = \S+", got)
+    assert diagnosis == [
+        "  def_transpose returns the adjoint (conjugate transpose) Jᴴ; JAX wants the transpose Jᵀ.",
+        "  Write conj(adjoint(conj(cotangent))), or simply transpose without conjugating.",
+    ]
+    assert again == "  reproduce: testing.check(fft, laws=['adjoint'], seed=0)"
+    assert violation.diagnosis.kind == "conjugate"
+    assert "\n  ".join(violation.diagnosis.text.split("\n")) in str(violation)
+
+
+def test_text_of_an_error_in_a_rule():
+    """The user's own exception, with its place."""
+
+    def rule(primals, tangents):
+        raise ZeroDivisionError("in the table")
+
+    text = str(broken("jvp", cube(jvp=rule), x))
+    assert text.startswith("f violates `jvp`: the pushforward is the derivative\n  at   f(array(")
+    assert "\n  got  ZeroDivisionError: in the table\n    raised in f.jvp" in text
+    assert all(line.startswith("  ") for line in text.splitlines()[1:])
+    assert "raise ZeroDivisionError" in text
+
+
+def test_the_shortest_example():
+    """Hypothesis shrinks it to the fewest elements, and few digits."""
+    f = cube(vjp=lambda p, ct: np.where(p[0].size > 1, 1, 2) * 1.5 * p[0] ** 2 * ct)
+    violation = violation_of(f, laws=["adjoint"], seed=0, dtypes=float)
+    (array,) = violation.case.leaves
+    assert array.size == 2
+    assert np.all(array == array.round())
+
+
+def test_long_arguments_are_abbreviated():
+    violation = broken("jvp", cube(jvp=lambda p, t: p[0] * t[0]), np.arange(1000.0))
+    assert len(violation.example) < 200
+    assert "..." in violation.example
+
+
+def test_pickle():
+    for again in (copy.copy, lambda v: pickle.loads(pickle.dumps(v))):
+        violation = LawViolation("jvp", "f", "says", "got  1 and 2", example="f(1)")
+        assert str(again(violation)) == str(violation)
+
+
+# Finding it again ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("law, seed", [("jvp", 1), ("vmap", 2**32 - 1), ("adjoint", 0)])
+def test_seed(law, seed):
+    """The same message, from a binding made afresh."""
+    wrong = TABLE[law].wrong if law != "adjoint" else lambda: fft(adjoint_of_fft)
+    first, second = (violation_of(wrong(), laws=[law], seed=seed) for _ in range(2))
+    assert str(first) == str(second)
+    assert f"seed={seed}" in first.reproduce
+
+
+def test_other_seeds_draw_other_examples():
+    def drawn(seed):
+        seen = []
+        f = bound(lambda x: (seen.append(x.tobytes()), x**3)[1])
+        testing.report(f, laws=["deterministic"], seed=seed, dtypes=float, max_examples=20)
+        return seen
+
+    assert drawn(0) == drawn(0)
+    assert drawn(0) != drawn(1)
+
+
+def test_reproduce():
+    """What is printed finds the same example."""
+    fft_ = fft(adjoint_of_fft)
+    for keywords in ({}, {"max_examples": 60}):
+        violation = violation_of(fft_, laws=["linear", "adjoint"], **keywords)
+        again = re.sub(r"check\(fft,", "check(fft_,", violation.reproduce)
+        with pytest.raises(LawViolation) as caught:
+            eval(again, {"testing": testing, "fft_": fft_})
+        assert str(caught.value) == str(violation)
+
+
+@pytest.mark.parametrize("keywords", [{"elements": st.floats(5, 6)}, {"dtypes": np.float32}])
+def test_reproduce_with_other_keywords(keywords):
+    f = cube(jvp=lambda p, t: p[0] ** 2 * t[0])
+    (name,) = keywords
+    assert name in violation_of(f, laws=["jvp"], **keywords).reproduce
+
+
+@pytest.fixture
+def profile():
+    """Load a profile of Hypothesis for one test."""
+
+    def load(**options):
+        settings.register_profile("of a test", deadline=None, **options)
+        settings.load_profile("of a test")
+
+    yield load
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+def test_derandomize(profile):
+    profile(derandomize=True, max_examples=25, database=None)
+    keywords = {"laws": ["adjoint"], "dtypes": complex}
+    first, second = (violation_of(fft(adjoint_of_fft), **keywords) for _ in range(2))
+    assert str(first) == str(second)
+    profile(derandomize=False, max_examples=25)
+    seeds = {violation_of(fft(adjoint_of_fft), **keywords).reproduce for _ in range(3)}
+    assert len(seeds) == 3
+
+
+def test_max_examples_of_the_profile(profile):
+    def examples(**keywords):
+        report = testing.report(cube(), laws=["jvp", "vmap"], seed=0, dtypes=float, **keywords)
+        return {name: found.examples for name, found in report.rows[0].results.items()}
+
+    profile(max_examples=20)
+    few = examples()
+    profile(max_examples=100)
+    many = examples()
+    assert 5 <= few["jvp"] <= 40
+    assert 40 <= many["jvp"] <= 120
+    assert few["vmap"] < few["jvp"] and many["vmap"] < many["jvp"]  # they cost more
+    assert examples(max_examples=20) == few
+
+
+# In a process of its own --------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(script, **environment):
+    """Run a script as a user does."""
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu", **environment},
+    )
+
+
+SCRIPT = """
+    import numpy as np, jaxbind
+    from jaxbind import testing
+    fft = jaxbind.bind(np.fft.fft, "(n)->(n)", linear=True)
+    fft.def_transpose(lambda ct: ct.shape[-1] * np.fft.ifft(ct))
+    testing.check(fft, seed=0)
+"""
+
+
+@pytest.fixture(scope="module")
+def traceback_text():
+    done = run(SCRIPT)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    return done.stderr
+
+
+def test_the_traceback_is_short(traceback_text):
+    """The user's line, ours, and the message."""
+    assert traceback_text.count('File "') == 2
+    assert "testing.check(fft, seed=0)" in traceback_text or "<string>" in traceback_text
+    assert (
+        "\njaxbind.testing.LawViolation: fft violates `adjoint`: <w, J v> = <Jᵀ w, v>\n  at  "
+        in (traceback_text)
+    )
+    assert "During handling" not in traceback_text
+    assert "hypothesis" not in traceback_text
+
+
+def test_no_noise_in_the_traceback(traceback_text):
+    for noise in ("Failing test case", "Falsifying example", "Explanation", "You can reproduce"):
+        assert noise not in traceback_text
+    assert traceback_text.splitlines()[-1].startswith("  reproduce: testing.check(fft, ")
