@@ -8,7 +8,9 @@ if _installed := _compiled.folder(__path__[0], "_version.py"):
 from jaxbind._bind import bind as bind
 from jaxbind._binding import Binding as Binding
 from jaxbind._export import export_checks
+from jaxbind._handler import Handler as Handler
 from jaxbind._include import get_include as get_include
+from jaxbind._kernels import Kernel as Kernel
 from jaxbind._legacy import get_linear_call as get_linear_call
 from jaxbind._legacy import get_nonlinear_call as get_nonlinear_call
 from jaxbind._legacy import load_kwargs as load_kwargs
@@ -16,6 +18,8 @@ from jaxbind._version import __version__ as __version__
 
 __all__ = [
     "Binding",
+    "Handler",
+    "Kernel",
     "bind",
     "export_checks",
     "get_include",

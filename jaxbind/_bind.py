@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -13,9 +13,12 @@ import numpy as np
 from jaxbind import _dtypes, _signature
 from jaxbind._binding import Binding
 from jaxbind._definition import Definition
-from jaxbind._parameters import Parameters, positions
+from jaxbind._handler import Handler
+from jaxbind._kernels import Kernel
+from jaxbind._parameters import Parameters, position, positions
 from jaxbind._roles import Function
-from jaxbind._shapes import FromUfunc, declare
+from jaxbind._shapes import FromKernel, FromUfunc, declare
+from jaxbind._ufuncs import ufunc_of
 
 
 def bind(
@@ -29,8 +32,10 @@ def bind(
     multilinear: str | tuple[str, ...] = (),
     nondiff: str | tuple[str, ...] = (),
     vectorized: bool = False,
+    threads: int = 1,
     compute_dtype: Any = None,
     order: Literal["C", "F"] = "C",
+    aliases: Mapping[Any, int] | None = None,
     name: str | None = None,
 ) -> Any:
     """Bind a foreign function to JAX.
@@ -42,7 +47,8 @@ def bind(
     function returns its results. It sees NumPy arrays (read-only for operands), always.
 
     Args:
-      function: any callable on NumPy arrays, or a NumPy or SciPy ufunc.
+      function: any callable on NumPy arrays; a ufunc or gufunc (of NumPy, SciPy, Numba, Cython),
+        whose own loops are then called without Python; a `jaxbind.Kernel`; a `jaxbind.Handler`.
       signature: a gufunc signature such as ``"(m,n),(n)->(m)"``; dimensions in front of those
         it names are looped over and broadcast, as in NumPy.
       out: instead of a signature: a ``jax.ShapeDtypeStruct`` or pytree of them; a function of
@@ -55,10 +61,14 @@ def bind(
       nondiff: names of arguments without a derivative (integers have none by themselves).
       vectorized: the function takes leading loop dimensions itself, where operands may have
         size 1 instead of the full size; otherwise it is called once per element of them.
+      threads: loop over that many threads (0: as many as the runtime has). For compiled functions,
+        and for Python functions that release the GIL.
       compute_dtype: the only dtype that the function knows: operands (except ``nondiff``) are
         converted to it on the way in and results on the way out, also where JAX runs in 32
         bits. Complex operands get the complex type of that precision.
       order: ``"F"``: the function sees Fortran-ordered arrays.
+      aliases: which argument (name or position) may share memory with which result: then no copy is
+        made where JAX needs the operand no longer. The function must work in place.
       name: a name for the binding in compiled programs that is the same in every process, for
         functions that are not importable; by default module and qualified name.
 
@@ -75,8 +85,10 @@ def bind(
         "multilinear": multilinear,
         "nondiff": nondiff,
         "vectorized": vectorized,
+        "threads": threads,
         "compute_dtype": compute_dtype,
         "order": order,
+        "aliases": aliases,
         "name": name,
     }
     if function is None or isinstance(function, str):
@@ -100,8 +112,10 @@ def _bind(
     multilinear: Any,
     nondiff: Any,
     vectorized: bool,
+    threads: Any,
     compute_dtype: Any,
     order: str,
+    aliases: Mapping[Any, int] | None,
     name: str | None,
 ) -> Binding:
     if not callable(function):
@@ -118,9 +132,23 @@ def _bind(
     if order not in ("C", "F"):
         raise ValueError(f"{label}: order={order!r} is not understood; it is 'C' or 'F'")
     compute = None if compute_dtype is None else _compute(label, compute_dtype)
-    if isinstance(function, np.ufunc) and signature is None and out is None:
-        shapes: Any = FromUfunc.of(label, function, dtype, compute)
-        vectorized = True
+    compiled: Any = None
+    if isinstance(function, Kernel):
+        shapes: Any = FromKernel.of(label, function, signature or out, dtype, compute)
+        compiled, vectorized = function, True
+        order = "F" if function.loop.fortran else "C"
+    elif isinstance(function, Handler):
+        parsed = None if signature is None else _parsed(label, signature)
+        shapes, compiled = declare(label, parsed, out, dtype, compute), function
+        if compute is not None:
+            raise TypeError(
+                f"{label}: a Handler gets buffers as they are; leave out compute_dtype="
+            )
+    elif ufunc_of(function) is not None and signature is None and out is None:
+        shapes = FromUfunc.of(label, function, dtype, compute)
+        compiled, vectorized = shapes.loops, True
+        if shapes.loops.of_objects:
+            compiled, function = None, shapes.loops.over_arrays()
     else:
         parsed = None if signature is None else _parsed(label, signature)
         shapes = declare(label, parsed, out, dtype, compute)
@@ -146,8 +174,42 @@ def _bind(
         vectorized=bool(vectorized),
         order=order,
         compute_dtype=compute,
+        compiled=compiled,
+        threads=_threads(label, threads),
+        aliases=_aliases(label, parameters, compiled, aliases),
     )
     return Binding(definition)
+
+
+def _threads(label: str, threads: Any) -> int:
+    if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)) or threads < 0:
+        raise ValueError(
+            f"{label}: threads={threads!r} is not understood; it is a number, 0 for as many as the"
+            " runtime has"
+        )
+    return int(threads)
+
+
+def _aliases(
+    label: str, parameters: Parameters, compiled: Any, aliases: Mapping[Any, int] | None
+) -> tuple[tuple[int, int], ...]:
+    """Pairs of an argument's and a result's position."""
+    found = {}
+    if isinstance(compiled, Kernel):
+        found = {i: o for o, i in enumerate(compiled.loop.source) if i >= 0}
+    if aliases is None:
+        return tuple(found.items())
+    if not isinstance(aliases, Mapping):
+        raise TypeError(f"{label}: aliases={aliases!r} must be a mapping, {{argument: result}}")
+    for argument, result in aliases.items():
+        if isinstance(result, bool) or not isinstance(result, int) or result < 0:
+            raise TypeError(
+                f"{label}: aliases= maps {argument!r} to {result!r}, which is no result"
+            )
+        found[position(label, "aliases=", parameters, argument)] = result
+    if len(set(found.values())) < len(found):
+        raise ValueError(f"{label}: aliases= gives one result the memory of several arguments")
+    return tuple(found.items())
 
 
 def _label(function: Any) -> str:

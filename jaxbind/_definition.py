@@ -32,6 +32,7 @@ from jaxbind._parameters import Parameters
 from jaxbind._roles import GENERAL, Function
 from jaxbind._static import Static
 from jaxbind._transposed import Transposed
+from jaxbind._ufuncs import UfuncLoops
 
 Role = Function | Pushforward | Pullback | Transposed
 
@@ -55,6 +56,9 @@ class Definition:
       parameters: what the function takes.
       calling: how it is called (a rule may take fewer static parameters).
       traced: a rule that is a JAX function.
+      compiled: the loops of a ufunc, or a kernel, that are called without Python.
+      threads: how many the loop dimensions are spread over, 0 for all.
+      aliases: pairs of an argument and a result that may share memory.
       vmap_rule: the rule of ``def_vmap``.
       rules: the derivatives that were declared.
       bound: the compiled calls that its binding, or a derivative's, holds (weakly: they hold
@@ -77,6 +81,9 @@ class Definition:
         vectorized: bool = False,
         order: str = "C",
         compute_dtype: np.dtype | None = None,
+        compiled: Any = None,
+        threads: int = 1,
+        aliases: tuple[tuple[int, int], ...] = (),
     ):
         self.function: Any = function
         self.role = role
@@ -94,6 +101,9 @@ class Definition:
         self.vectorized = vectorized
         self.order = order
         self.compute_dtype = compute_dtype
+        self.compiled = compiled
+        self.threads = threads
+        self.aliases = aliases
         self.vmap_rule: Any = None
         self.rules: dict[Hashable, Definition] = {}
         self.bound: ref[EagerCalls] | None = None
@@ -127,7 +137,7 @@ class Definition:
 
     def _checked(self, call: Call, operands: list[Any]) -> list[Any]:
         """Refuse dtypes that cannot cross; give Python numbers the precision of the others."""
-        every = isinstance(self.function, np.ufunc)  # NumPy's rule for ufuncs: integers, too
+        every = isinstance(self.compiled, UfuncLoops)  # NumPy's rule for ufuncs: integers, too
         strong = []
         for index, x in enumerate(operands):
             _dtypes.check(self.label, call.operand(index), x.dtype)
@@ -234,6 +244,7 @@ class Definition:
             vectorized=self.vectorized,
             order=self.order,
             compute_dtype=self.compute_dtype,
+            threads=self.threads,
         )
         self.rules[key] = definition
         self._steps[definition.step or ""] = definition

@@ -40,6 +40,7 @@ CODES: dict[int, np.dtype] = {
     }.items()
 }
 
+CODE_OF: dict[np.dtype, int] = {dtype: code for code, dtype in CODES.items()}
 _ACCEPTED = frozenset(CODES.values())
 _COMPLEX_OF = {np.dtype(np.float32): np.complex64, np.dtype(np.float64): np.complex128}
 

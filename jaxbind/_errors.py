@@ -42,6 +42,20 @@ def message(
     return code, f"{head}\n{_user_traceback(error)}"
 
 
+def kernel_message(
+    label: str,
+    names: Sequence[str],
+    operands: Sequence[str],
+    iteration: int,
+    said: str,
+    in_loop: bool,
+) -> tuple[int, str]:
+    """Status code and text for what a compiled kernel reported."""
+    called = ", ".join(f"{_short(n)}: {o}" for n, o in zip(names, operands, strict=False))
+    where = f"\n  in iteration {iteration} over its loop dimensions" if in_loop else ""
+    return INTERNAL, f"{label} {said}\n  called with {called or 'no operands'}{where}"
+
+
 def _text(error: BaseException) -> str:
     try:
         return str(error)

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t
 
-from jaxbind.xla_ffi cimport (
+from jaxbind._abi cimport (
     JB_ArgType_BUFFER,
     JB_Buffer,
     JB_ByteSpan,

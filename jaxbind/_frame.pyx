@@ -8,7 +8,7 @@ from posix.unistd cimport sleep
 import atexit
 import time
 
-from jaxbind.xla_ffi cimport (
+from jaxbind._abi cimport (
     JB_AttrType_STRING,
     JB_ByteSpan,
     JB_CallFrame,

@@ -23,8 +23,9 @@ import jax
 import numpy as np
 from jax.tree_util import tree_structure, tree_unflatten
 
-from jaxbind import _pycall
+from jaxbind import _pycall, _sites
 from jaxbind._call import Call, PyTreeDef
+from jaxbind._handler import Handler
 from jaxbind._static import Static
 from jaxbind._wrt import Wrt
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 _PROCESS = uuid.uuid4().hex[:16]
 _count = itertools.count(1)
 _definitions: WeakValueDictionary[str, Definition] = WeakValueDictionary()
-_sites: WeakValueDictionary[str, Site] = WeakValueDictionary()
+_unwritten: WeakValueDictionary[str, Site] = WeakValueDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,8 @@ class Site:
       kept: which leaves of it are results of the call.
       seen: the dtype in which the function sees each operand, where it differs.
       declared: the dtype in which it gives each result, where it differs.
+      threads: how many the loop dimensions are spread over.
+      compiled: the dtypes of the compiled loop, if there is one.
     """
 
     loop: int
@@ -62,21 +65,32 @@ class Site:
     kept: tuple[bool, ...]
     seen: tuple[str | None, ...]
     declared: tuple[str | None, ...]
+    threads: int = 1
+    compiled: tuple[str, ...] | None = None
 
     def text(self) -> str:
         """The canonical text, or a token of this process where there is none."""
         static, tree, result = self.static.literal(), _literal(self.tree), _literal(self.result)
         if static is None or tree is None or result is None:
             token = f"#{_PROCESS}-{next(_count)}"
-            _sites[token] = self
+            _unwritten[token] = self
             return token
-        rest = (self.loop, self.vectorized, self.wanted, self.kept, self.seen, self.declared)
+        rest = (
+            self.loop,
+            self.vectorized,
+            self.wanted,
+            self.kept,
+            self.seen,
+            self.declared,
+            self.threads,
+            self.compiled,
+        )
         return f"({static}, {tree}, {result}, {rest!r})"
 
     @classmethod
     def parse(cls, text: str) -> Site:
         if text.startswith("#"):
-            site = _sites.get(text)
+            site = _unwritten.get(text)
             if site is None:
                 raise LookupError(
                     "the program was compiled with a static parameter or an argument structure"
@@ -84,7 +98,7 @@ class Site:
                 )
             return site
         static, tree, result, rest = ast.literal_eval(text)
-        loop, vectorized, wanted, kept, seen, declared = rest
+        loop, vectorized, wanted, kept, seen, declared, threads, compiled = rest
         return cls(
             loop,
             vectorized,
@@ -95,6 +109,8 @@ class Site:
             kept,
             seen,
             declared,
+            threads,
+            compiled,
         )
 
 
@@ -118,6 +134,9 @@ def describe(call: Call, structs: list[jax.ShapeDtypeStruct]) -> tuple[str, str,
     definition = call.definition
     outputs = definition.outputs(call, structs)
     seen = definition.role.seen(call, structs)
+    if isinstance(definition.compiled, Handler):
+        definition.compiled.check(definition.label, call.static.values)
+    loop = definition.compiled and definition.compiled.loop_for(seen)
     site = Site(
         call.loop,
         definition.vectorized and not (call.loop and definition.role.lacks(call, structs)),
@@ -128,6 +147,8 @@ def describe(call: Call, structs: list[jax.ShapeDtypeStruct]) -> tuple[str, str,
         outputs.kept,
         _differing(seen, structs),
         _differing(outputs.declared, outputs.structs),
+        definition.threads,
+        tuple(d.name for d in loop.dtypes) if loop else None,
     )
     name, text = name_of(definition), site.text()
     owner = None if is_stable(definition) and not text.startswith("#") else (definition, site)
@@ -246,6 +267,18 @@ def open_site(name: str, text: str) -> Any:
     if definition.function is None:
         raise LookupError(f"{name} has no function")
     site = Site.parse(text)
+    names = [definition.operand_name(site.tree, i) for i in range(site.tree.num_leaves)]
+    if site.compiled is not None:
+        loop = definition.compiled and definition.compiled.loop_of(
+            list(map(np.dtype, site.compiled))
+        )
+        if not loop:
+            raise LookupError(
+                f"{name} has no compiled loop for {', '.join(site.compiled)} any more"
+            )
+        loops = 0 if isinstance(loop, Handler) and site.vectorized else site.loop
+        results, static = sum(site.kept), site.static.values
+        return loop.site(definition.label, names, results, loops, site.threads, static)
     parameters = definition.parameters
     keywords = parameters.accepted(site.static.values)
     if parameters.wants_wrt:
@@ -253,7 +286,6 @@ def open_site(name: str, text: str) -> Any:
         keywords["wrt"] = Wrt.from_operands(parent, site.tree.children()[0], site.wanted or ())
     if getattr(definition.function, "takes_loop", False):
         keywords["loop"] = site.loop if site.vectorized else 0
-    names = [definition.operand_name(site.tree, i) for i in range(site.tree.num_leaves)]
     return _pycall.CallSite(
         function=parameters.by_keyword_out(definition.function),
         label=definition.label,
@@ -270,13 +302,14 @@ def open_site(name: str, text: str) -> Any:
         kept=site.kept,
         seen=[None if d is None else np.dtype(d) for d in site.seen],
         declared=[None if d is None else np.dtype(d) for d in site.declared],
+        threads=site.threads,
     )
 
 
 def register_target() -> str:
     """Register the handler with XLA; returns the target's name."""
-    name = "jaxbind.python"
-    handlers: Any = _pycall.capsules(open_site)
+    name = "jaxbind"
+    handlers: Any = _sites.capsules(open_site)
     jax.ffi.register_ffi_type(name, handlers["state"], platform="cpu")
     jax.ffi.register_ffi_target(name, handlers["target"], platform="cpu")
     return name

@@ -185,11 +185,14 @@ def lower_foreign_call(
     operands: Sequence[Any],
     target: str,
     layouts: tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]] | None,
+    aliases: dict[int, int],
     **attributes: Any,
 ) -> Any:
     """Emit the custom call; layouts of operands and results are minor-to-major."""
     given, made = layouts or (None, None)
-    lowering = jax.ffi.ffi_lowering(target, operand_layouts=given, result_layouts=made)
+    lowering = jax.ffi.ffi_lowering(
+        target, operand_layouts=given, result_layouts=made, operand_output_aliases=aliases
+    )
     return lowering(ctx, *operands, **attributes)
 
 

@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from jaxbind import _jax
 from jaxbind._errors import short_repr
 from jaxbind._static import NO_STATIC, Static, is_hashable
+from jaxbind._ufuncs import ufunc_of
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _EMPTY = inspect.Parameter.empty
@@ -50,8 +49,9 @@ class Parameters:
     @classmethod
     def of(cls, function: Callable, *, rule: bool = False) -> Parameters:
         """Inspect ``function``; in a rule (``rule=True``) ``wrt`` has a meaning of its own."""
-        if isinstance(function, np.ufunc):
-            names = tuple(f"x{i + 1}" for i in range(function.nin))
+        ufunc = ufunc_of(function)
+        if ufunc is not None:
+            names = tuple(f"x{i + 1}" for i in range(ufunc.nin))
             return cls(names, {}, frozenset(), False, {}, False, False)
         try:
             parameters = inspect.signature(function).parameters.values()

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.interpreters import ad
 
 from jaxbind import _identity, _jax, _missing
-from jaxbind._call import Call, core_struct, fill, loop_shape, unbroadcast
+from jaxbind._call import Call, core_struct, fill, loop_shape, owners, unbroadcast
 from jaxbind._result import conform, flatten
 from jaxbind._roles import GENERAL, NONDIFF
 from jaxbind._rules import inline
@@ -192,7 +192,23 @@ def _lower(ctx: Any, *operands: Any, call: Call) -> Any:
             [_fortran(a, call.loop) for a in avals] for avals in (ctx.avals_in, ctx.avals_out)
         )
         layouts = (given, made)
-    return _jax.lower_foreign_call(ctx, operands, TARGET, layouts, name=name, site=site)
+    aliases = _shared(call, ctx.avals_in, ctx.avals_out)
+    return _jax.lower_foreign_call(ctx, operands, TARGET, layouts, aliases, name=name, site=site)
+
+
+def _shared(call: Call, given: Sequence[Any], made: Sequence[Any]) -> dict[int, int]:
+    """Which operands may share memory with which results: those of one shape and dtype."""
+    if not call.definition.aliases:
+        return {}
+    places = dict(call.definition.aliases)
+    found = {}
+    for index, (position, _) in enumerate(owners(call.tree)):
+        result = places.get(position)
+        if result is None or result >= len(made):
+            continue
+        if (given[index].shape, given[index].dtype) == (made[result].shape, made[result].dtype):
+            found.setdefault(index, result)
+    return found
 
 
 def _fortran(aval: Any, loop: int) -> tuple[int, ...]:

@@ -3,7 +3,9 @@ from typing import Any
 
 import numpy as np
 
-class CallSite:
+from jaxbind._sites import Site
+
+class CallSite(Site):
     def __init__(
         self,
         *,
@@ -22,7 +24,7 @@ class CallSite:
         kept: tuple[bool, ...],
         seen: list[np.dtype | None],
         declared: list[np.dtype | None],
+        threads: int = 1,
     ) -> None: ...
 
-def capsules(opener: Callable[[str, str], CallSite]) -> dict[str, dict[str, Any]]: ...
 def set_poison(byte: int) -> None: ...

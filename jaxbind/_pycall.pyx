@@ -1,10 +1,4 @@
-"""The handler that calls a Python function on NumPy views of XLA's buffers.
-
-The life of a call site:
-
-    instantiate   the name and the site in the program are resolved to a `CallSite`, once; XLA
-                  owns a reference to it, given back by `drop_site` when the executable dies
-    execute       `execute_python` (no GIL) -> `run_site` (GIL) -> `CallSite.run`
+"""Call sites that call a Python function on NumPy views of XLA's buffers.
 
 What a call needs is kept between calls: `Layout` holds what the buffers look like, `Views` the
 NumPy arrays over them, which are re-pointed and not made anew. A concurrent caller makes its
@@ -12,7 +6,6 @@ own views.
 """
 
 from cpython.object cimport PyObject, PyObject_Call
-from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t
@@ -27,20 +20,15 @@ import numpy as np
 from jaxbind import _dtypes, _errors, _result
 
 from jaxbind._frame cimport (
-    answered_metadata,
-    enter_call,
-    get_state,
-    is_leaving,
     jb_fp_enter,
     jb_fp_leave,
     jb_fpenv,
-    leave_call,
     make_error,
     operand,
     result as result_buffer,
-    set_state,
-    string_attribute,
 )
+from jaxbind._huge cimport JB_ADVISE_HUGE
+from jaxbind._sites cimport Site, SiteHead
 from jaxbind._views cimport (
     JB_CHANGED,
     JB_SET_DATA,
@@ -48,36 +36,9 @@ from jaxbind._views cimport (
     Views,
     new_view,
 )
-from jaxbind.xla_ffi cimport (
-    JB_Buffer,
-    JB_ByteSpan,
-    JB_CallFrame,
-    JB_Error,
-    JB_TypeId,
-    JB_TypeInfo,
-)
+from jaxbind._abi cimport JB_Api, JB_Buffer, JB_CallFrame, JB_Error, JB_ExecutionContext
 
 cnp.import_array()
-
-cdef extern from *:
-    """
-    #if defined(__linux__)
-    #include <stdint.h>
-    #include <sys/mman.h>
-    #endif
-    /* XLA hands out fresh pages; touching them for the first time costs more than most
-       functions. Large results get huge pages, as NumPy's own allocations do. */
-    static inline void JB_ADVISE_HUGE(char *start, size_t size) {
-    #if defined(__linux__) && defined(MADV_HUGEPAGE)
-        if (size >= ((size_t)1 << 22)) {
-            uintptr_t first = ((uintptr_t)start + 4095) & ~(uintptr_t)4095;
-            uintptr_t end = ((uintptr_t)start + size) & ~(uintptr_t)4095;
-            if (end > first) (void)madvise((void *)first, end - first, MADV_HUGEPAGE);
-        }
-    #endif
-    }
-    """
-    void JB_ADVISE_HUGE(char* start, size_t size) noexcept nogil
 
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject*) noexcept
@@ -97,6 +58,23 @@ def set_poison(int byte):
     """Fill results with this byte before each call (of any binding); a negative one ends it."""
     global poison
     poison = byte
+
+
+cdef extern from "_threads.h" nogil:
+    int64_t jb_now()
+    int64_t jb_runtime_threads(const JB_Api*, JB_ExecutionContext*)
+    void jb_in_chunks(
+        const JB_Api*, JB_ExecutionContext*, int64_t, int64_t, void (*)(void*, int64_t) noexcept,
+        void*)
+    int64_t WORTH_A_THREAD "JB_WORTH_A_THREAD"
+
+
+# Iterations on several threads. ``error`` is the first exception, owned.
+cdef struct Chunks:
+    PyObject* site
+    PyObject* views
+    PyObject* error
+    cnp.npy_intp iteration, size
 
 
 # How a pytree of operands or results is taken apart and put together.
@@ -132,7 +110,7 @@ cdef object build(template, list leaves):
     return None
 
 
-cdef class CallSite:
+cdef class CallSite(Site):
     """One call site of a compiled program: a function, and how it is called."""
 
     cdef object function, tree, result_tree, tree_template, result_template
@@ -142,16 +120,17 @@ cdef class CallSite:
     cdef dict keywords
     cdef bint wants_out, vectorized, fortran, all_kept, unwrap, rule
     cdef int loop
+    cdef int64_t threads
     cdef Shape arguments, results
     cdef Layout layout
     cdef Views spare
-    cdef object __weakref__
 
     def __init__(
         self, *, function, str label, list names, dict keywords, bint wants_out, int loop,
         bint vectorized, bint fortran, tree, result, bint unwrap, bint rule, tuple kept, list seen,
-        list declared,
+        list declared, int threads=1,
     ):
+        self.head.execute = execute_python
         self.function = function
         self.label = label
         self.names = names
@@ -160,6 +139,7 @@ cdef class CallSite:
         self.keyword_values = list(keywords.values())
         self.wants_out = wants_out
         self.loop = loop
+        self.threads = threads
         self.vectorized = vectorized
         self.fortran = fortran
         self.tree = tree
@@ -237,26 +217,49 @@ cdef class CallSite:
     cdef int loop_over(
         self, JB_CallFrame* frame, Layout layout, Views views, cnp.npy_intp* iteration
     ) except -1:
-        cdef int i, axis
-        cdef cnp.npy_intp done
-        cdef char** bases = views.bases
-        cdef cnp.npy_intp* stride
+        cdef int i
         cdef list copies = None
         for i in range(layout.operands):
-            bases[i] = <char*>operand(frame, i).data
+            views.starts[i] = <char*>operand(frame, i).data
         for i in range(layout.operands, layout.count):
-            bases[i] = <char*>result_buffer(frame, i - layout.operands).data
-            JB_ADVISE_HUGE(bases[i], layout.sizes_in_bytes[i])
+            views.starts[i] = <char*>result_buffer(frame, i - layout.operands).data
+            JB_ADVISE_HUGE(views.starts[i], layout.sizes_in_bytes[i])
             if poison >= 0:
-                memset(bases[i], poison, layout.sizes_in_bytes[i])
+                memset(views.starts[i], poison, layout.sizes_in_bytes[i])
         if layout.converts:
             copies = [
                 None if layout.whole[i] is None else self.converted(layout, views, i)
                 for i in range(layout.count)
             ]
-        for axis in range(layout.loop):
-            views.index[axis] = 0
-        for done in range(layout.iterations):
+        if self.threads == 1 or layout.iterations < 2:
+            self.iterate(layout, views, 0, layout.iterations, iteration)
+        else:
+            self.iterate_on_threads(frame, layout, views, iteration)
+        if copies is not None:
+            for i in range(layout.operands, layout.count):
+                if copies[i] is not None:
+                    raw, seen = copies[i]
+                    convert(raw, seen)
+        return 0
+
+    cdef int iterate(
+        self, Layout layout, Views views, cnp.npy_intp begin, cnp.npy_intp end,
+        cnp.npy_intp* iteration
+    ) except -1:
+        """Call the function for iterations ``begin`` to ``end - 1`` over its loop dimensions."""
+        cdef int i, axis
+        cdef cnp.npy_intp done, rest = begin
+        cdef char** bases = views.bases
+        cdef cnp.npy_intp* stride
+        for i in range(layout.count):
+            bases[i] = views.starts[i]
+        for axis in range(layout.loop - 1, -1, -1):
+            views.index[axis] = rest % layout.sizes[axis] if rest else 0
+            rest = rest // layout.sizes[axis] if rest else 0
+            if views.index[axis]:
+                for i in range(layout.count):
+                    bases[i] += layout.strides[i * layout.loop + axis] * views.index[axis]
+        for done in range(begin, end):
             iteration[0] = done
             for i in range(layout.count):
                 JB_SET_DATA(views.items[i], bases[i])
@@ -278,23 +281,62 @@ cdef class CallSite:
                 views.index[axis] = 0
                 for i in range(layout.count):
                     bases[i] -= stride[i * layout.loop] * (layout.sizes[axis] - 1)
-        if copies is not None:
-            for i in range(layout.operands, layout.count):
-                if copies[i] is not None:
-                    raw, seen = copies[i]
-                    convert(raw, seen)
+        return 0
+
+    cdef int iterate_on_threads(
+        self, JB_CallFrame* frame, Layout layout, Views views, cnp.npy_intp* iteration
+    ) except -1:
+        """The first iteration alone, to see how long it takes; the rest with help if that pays."""
+        cdef Chunks job
+        cdef int64_t helpers, count, began = jb_now()
+        self.iterate(layout, views, 0, 1, iteration)
+        if (jb_now() - began) * (layout.iterations - 1) < WORTH_A_THREAD:
+            return self.iterate(layout, views, 1, layout.iterations, iteration)
+        helpers = self.threads or jb_runtime_threads(frame.api, frame.ctx)
+        job.size = max(1, (layout.iterations - 1) // (4 * helpers))
+        count = (layout.iterations - 2) // job.size + 1
+        job.site, job.views = <PyObject*>self, <PyObject*>views
+        job.error = NULL
+        with nogil:
+            jb_in_chunks(frame.api, frame.ctx, helpers - 1, count, do_chunk, &job)
+        if job.error != NULL:
+            iteration[0] = job.iteration
+            error = <object>job.error
+            Py_DECREF(error)
+            raise error
+        return 0
+
+    cdef int iterate_chunk(self, Chunks* job, int64_t chunk) noexcept:
+        """Some iterations, over views of this thread's own."""
+        cdef Views given = <Views>job.views
+        cdef Layout layout = given.layout
+        cdef cnp.npy_intp iteration = 0, begin = 1 + chunk * job.size
+        cdef int i
+        if job.error != NULL:
+            return 0
+        try:
+            views = Views(layout, self.keyword_values, self.keyword_names, self.wants_out)
+            for i in range(layout.count):
+                views.starts[i] = given.starts[i]
+            self.iterate(
+                layout, views, begin, min(begin + job.size, layout.iterations), &iteration)
+        except BaseException as exception:
+            if job.error == NULL:
+                Py_INCREF(exception)
+                job.error = <PyObject*>exception
+                job.iteration = iteration
         return 0
 
     cdef tuple converted(self, Layout layout, Views views, int i):
         """A copy of buffer i in the dtype that the function knows, of the same memory order."""
         shape, seen_strides, raw_strides = layout.whole[i]
         raw = new_view(layout.raw[i], shape, tuple(raw_strides), i >= layout.operands)
-        JB_SET_DATA(<PyObject*>raw, views.bases[i])
+        JB_SET_DATA(<PyObject*>raw, views.starts[i])
         memory = np.empty(raw.size, layout.seen[i])
         seen = np.ndarray(shape, layout.seen[i], memory, 0, seen_strides)
         if i < layout.operands:
             convert(seen, raw)
-        views.bases[i] = cnp.PyArray_BYTES(memory)
+        views.starts[i] = cnp.PyArray_BYTES(memory)
         return raw, seen
 
     cdef int call(self, Layout layout, Views views) except -1:
@@ -493,89 +535,15 @@ cdef bint broadcasts(tuple shape, tuple wanted, int loop):
         [s == w or s == 1 for s, w in zip(shape[:loop], wanted[:loop])])
 
 
-# Handlers ---------------------------------------------------------------------------------------
-
-cdef JB_TypeId site_type_id
-cdef JB_TypeInfo site_type_info
-site_type_id.type_id = 0  # XLA assigns it
-site_type_info.struct_size = sizeof(JB_TypeInfo)
-site_type_info.extension_start = NULL
-site_type_info.deleter = drop_site
-
-cdef object open_site = None
+cdef JB_Error* execute_python(JB_CallFrame* frame, SiteHead* head) noexcept with gil:
+    return (<CallSite>head.owner).run(frame)
 
 
-cdef JB_Error* instantiate_python(JB_CallFrame* frame) noexcept nogil:
-    if answered_metadata(frame, &site_type_id):
-        return NULL
-    if not enter_call():
-        return make_error(frame, 1, b"jaxbind: the interpreter is leaving")
-    cdef JB_Error* error = instantiate_site(frame)
-    leave_call()
-    return error
+cdef void do_chunk(void* data, int64_t chunk) noexcept nogil:
+    cdef jb_fpenv saved = jb_fp_enter()
+    take_chunk(<Chunks*>data, chunk)
+    jb_fp_leave(saved)
 
 
-cdef JB_Error* instantiate_site(JB_CallFrame* frame) noexcept with gil:
-    cdef const JB_ByteSpan* name = string_attribute(frame, b"name")
-    cdef const JB_ByteSpan* site = string_attribute(frame, b"site")
-    cdef JB_Error* error
-    if name == NULL or site == NULL:
-        return make_error(frame, 3, b"jaxbind: a call site without name or site")
-    try:
-        state = open_site(
-            name.ptr[:name.len].decode("utf-8"), site.ptr[:site.len].decode("utf-8"))
-    except BaseException as exception:
-        text = f"jaxbind: cannot find the function of a call site: {exception}"
-        return make_error(frame, 5, text.encode("utf-8", "replace").replace(b"\0", b"?"))
-    error = set_state(frame, &site_type_id, <void*>state)
-    if error == NULL:
-        Py_INCREF(state)  # XLA's reference, which `drop_site` gives back
-    return error
-
-
-cdef void drop_site(void* state) noexcept nogil:
-    if not is_leaving():  # then nobody may take the GIL any more
-        release_site(state)
-
-
-cdef void release_site(void* state) noexcept with gil:
-    Py_DECREF(<object>state)
-
-
-cdef JB_Error* execute_python(JB_CallFrame* frame) noexcept nogil:
-    cdef void* state
-    cdef JB_Error* error
-    if answered_metadata(frame, &site_type_id):
-        return NULL
-    if not enter_call():
-        return make_error(frame, 1, b"jaxbind: the interpreter is leaving")
-    error = get_state(frame, &site_type_id, &state)
-    if error == NULL:
-        error = run_site(frame, state)
-    leave_call()
-    return error
-
-
-cdef JB_Error* run_site(JB_CallFrame* frame, void* state) noexcept with gil:
-    return (<CallSite>state).run(frame)
-
-
-def capsules(opener):
-    """The handlers and the state type as capsules, in the form that ``jax.ffi`` registers.
-
-    Args:
-      opener: called with the name and the site when XLA instantiates a call site; returns
-        the `CallSite`.
-    """
-    global open_site
-    open_site = opener
-    return {
-        "target": {
-            "instantiate": PyCapsule_New(<void*>instantiate_python, NULL, NULL),
-            "execute": PyCapsule_New(<void*>execute_python, NULL, NULL),
-        },
-        "state": {
-            "type_id": PyCapsule_New(<void*>&site_type_id, NULL, NULL),
-            "type_info": PyCapsule_New(<void*>&site_type_info, NULL, NULL),
-        },
-    }
+cdef void take_chunk(Chunks* job, int64_t chunk) noexcept with gil:
+    (<CallSite>job.site).iterate_chunk(job, chunk)

@@ -13,8 +13,10 @@ from jax.tree_util import tree_flatten, tree_structure, tree_unflatten
 
 from jaxbind import _dtypes
 from jaxbind._call import Call, Outputs, PyTreeDef
+from jaxbind._kernels import Kernel, check_operand
 from jaxbind._parameters import Parameters
 from jaxbind._signature import Signature, parse
+from jaxbind._ufuncs import UfuncLoops, ufunc_of
 
 Structs = Sequence[jax.ShapeDtypeStruct]
 
@@ -247,27 +249,62 @@ def _dtypes_of(label: str, dtype: Any, count: int) -> tuple[np.dtype, ...] | Non
 class FromUfunc(FromSignature):
     """Shapes from a ufunc's own signature, dtypes from the loop that NumPy would choose."""
 
-    ufunc: np.ufunc
+    loops: UfuncLoops
 
     @classmethod
-    def of(cls, label: str, ufunc: np.ufunc, dtype: Any, compute: np.dtype | None) -> FromUfunc:
+    def of(cls, label: str, function: Any, dtype: Any, compute: np.dtype | None) -> FromUfunc:
+        ufunc: Any = ufunc_of(function)
         text = ufunc.signature or f"{','.join(['()'] * ufunc.nin)}->{','.join(['()'] * ufunc.nout)}"
         try:
             signature = parse(text)
         except ValueError as error:
             raise ValueError(f"{label}: {error}") from None
-        return cls(signature, _dtypes_of(label, dtype, ufunc.nout), compute, ufunc)
+        loops = UfuncLoops(function, signature)
+        return cls(signature, _dtypes_of(label, dtype, ufunc.nout), compute, loops)
 
     def outputs(self, call: Call, structs: Structs) -> Outputs:
         if self.dtypes is not None or self.compute is not None:
             return super().outputs(call, structs)
         given = tuple(np.dtype(s.dtype) for s in structs)
         try:
-            chosen = self.ufunc.resolve_dtypes(given + (None,) * self.ufunc.nout)
+            chosen = self.loops.resolve(given)
         except TypeError as error:
             raise TypeError(
                 f"{call.definition.label}: NumPy has no loop of this ufunc for operands of dtypes"
                 f" {', '.join(d.name for d in given)}: {error}"
             ) from None
-        exact = FromSignature(self.signature, chosen[len(given) :], None)
-        return exact.outputs(call, structs)
+        results = chosen[len(given) :]
+        if any(d.kind == "O" for d in results):  # np.frompyfunc: nobody knows
+            return super().outputs(call, structs)
+        return FromSignature(self.signature, results, None).outputs(call, structs)
+
+
+# Kernels ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FromKernel(FromSignature):
+    """Shapes from a kernel's signature, dtypes from its C types."""
+
+    kernel: Kernel
+
+    @classmethod
+    def of(cls, label: str, kernel: Kernel, signature: Any, dtype: Any, compute: Any) -> FromKernel:
+        for option, given in (("a signature", signature), ("dtype=", dtype)):
+            if given is not None:
+                raise TypeError(f"{label}: {option} belongs to the Kernel itself, which has them")
+        if compute is not None:
+            raise TypeError(
+                f"{label}: a Kernel converts to its own dtypes; leave compute_dtype= out"
+            )
+        inputs = len(kernel.signature.inputs)
+        return cls(kernel.signature, kernel.loop.dtypes[inputs:], None, kernel)
+
+    def outputs(self, call: Call, structs: Structs) -> Outputs:
+        label = call.definition.label
+        for index, (struct, known) in enumerate(
+            zip(structs, self.kernel.loop.dtypes, strict=False)
+        ):
+            check_operand(label, call.operand(index), np.dtype(struct.dtype), known)
+        self.kernel.loop.static_values(label, call.static.values)
+        return super().outputs(call, structs)

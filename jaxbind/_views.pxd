@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t
 
 cimport numpy as cnp
 
-from jaxbind.xla_ffi cimport JB_CallFrame
+from jaxbind._abi cimport JB_CallFrame
 
 cdef extern from *:
     """
@@ -68,7 +68,8 @@ cdef class Views:
     cdef int out_place  # of `out` among the arguments, 0 where there is none
     cdef PyObject* keyword_names  # borrowed from the call site, or NULL
     cdef JB_Mark* marks  # how the views were made
-    cdef char** bases  # where each operand's and result's data start in the current call
+    cdef char** starts  # where the data of each operand and result start
+    cdef char** bases  # and in the current iteration
     cdef cnp.npy_intp* index  # the current loop index
 
     cdef int renew(self, int i) except -1

@@ -16,7 +16,7 @@ cimport numpy as cnp
 from jaxbind import _dtypes, _errors
 
 from jaxbind._frame cimport operand, result as result_buffer
-from jaxbind.xla_ffi cimport JB_Buffer, JB_CallFrame
+from jaxbind._abi cimport JB_Buffer, JB_CallFrame
 
 cnp.import_array()
 
@@ -160,6 +160,7 @@ cdef class Views:
         self.items = NULL
         self.argv = NULL
         self.bases = NULL
+        self.starts = NULL
         self.index = NULL
         self.marks = NULL
 
@@ -168,6 +169,7 @@ cdef class Views:
         free(self.items)
         free(self.argv)
         free(self.bases)
+        free(self.starts)
         free(self.index)
 
     def __init__(self, Layout layout, list keyword_values, tuple keyword_names, bint wants_out):
@@ -177,9 +179,12 @@ cdef class Views:
         self.items = <PyObject**>malloc((layout.count + 1) * sizeof(PyObject*))
         self.argv = <PyObject**>malloc((layout.count + extra + 1) * sizeof(PyObject*))
         self.bases = <char**>malloc((layout.count + 1) * sizeof(char*))
+        self.starts = <char**>malloc((layout.count + 1) * sizeof(char*))
         self.index = <cnp.npy_intp*>malloc((layout.loop + 1) * sizeof(cnp.npy_intp))
         self.marks = <JB_Mark*>malloc((layout.count + 1) * sizeof(JB_Mark))
-        if not (self.items and self.argv and self.bases and self.index and self.marks):
+        if not (
+            self.items and self.argv and self.bases and self.starts and self.index and self.marks
+        ):
             raise MemoryError
         self.out_place = 0
         if wants_out and layout.count > layout.operands:

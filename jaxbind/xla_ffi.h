@@ -216,6 +216,12 @@ typedef struct JB_State_Get_Args {
   void* state; /* out; borrowed */
 } JB_State_Get_Args;
 
+typedef struct JB_Error_Destroy_Args {
+  size_t struct_size;
+  JB_Extension_Base* extension_start;
+  JB_Error* error;
+} JB_Error_Destroy_Args;
+
 typedef void JB_Task(void* data);
 
 typedef struct JB_ThreadPool_Schedule_Args {
@@ -240,7 +246,7 @@ struct JB_Api {
   const void* internal_api;
   JB_Error* (*Error_Create)(JB_Error_Create_Args* args);
   void* Error_GetMessage;
-  void* Error_Destroy;
+  void (*Error_Destroy)(JB_Error_Destroy_Args* args);
   void* Handler_Register;
   void* Stream_Get;
   void* Type_Register;

@@ -1,208 +1,97 @@
-"""The XLA FFI's C ABI for Cython: structs only. ``from jaxbind cimport xla_ffi``.
+"""For handlers of one's own in Cython: the FFI's structs, and what handlers need.
 
-See ``xla_ffi.h`` (found with ``jaxbind.get_include()``) for who owns what.
+``from jaxbind cimport xla_ffi``, with ``jaxbind.get_include()`` among the include folders. See
+``examples/cython_handler``.
 """
 
 from libc.stddef cimport size_t
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t
+from libc.string cimport memcmp, strlen
 
-cdef extern from "xla_ffi.h" nogil:
-    ctypedef struct JB_Error:
-        pass
-    ctypedef struct JB_ExecutionContext:
-        pass
+from jaxbind._abi cimport *
 
-    ctypedef enum JB_Extension_Type:
-        JB_Extension_Metadata
+# Whether XLA only asks for the version of a handler, which is then answered: return NULL. The
+# first thing that a handler does.
+cdef inline bint answered_metadata(JB_CallFrame* frame) noexcept nogil:
+    cdef JB_Metadata_Extension* extension = <JB_Metadata_Extension*>frame.extension_start
+    if extension == NULL or extension.extension_base.type != JB_Extension_Metadata:
+        return False
+    extension.metadata.api_version.major_version = frame.api.api_version.major_version
+    extension.metadata.api_version.minor_version = frame.api.api_version.minor_version
+    return True
 
-    ctypedef struct JB_Extension_Base:
-        size_t struct_size
-        JB_Extension_Type type
-        JB_Extension_Base* next
+# Operand or result ``index``; NULL if there is none.
+cdef inline JB_Buffer* operand(JB_CallFrame* frame, int64_t index) noexcept nogil:
+    if not 0 <= index < frame.args.size or frame.args.types[index] != JB_ArgType_BUFFER:
+        return NULL
+    return <JB_Buffer*>frame.args.args[index]
 
-    ctypedef struct JB_Api_Version:
-        size_t struct_size
-        JB_Extension_Base* extension_start
-        int major_version
-        int minor_version
+cdef inline JB_Buffer* result(JB_CallFrame* frame, int64_t index) noexcept nogil:
+    if not 0 <= index < frame.rets.size or frame.rets.types[index] != JB_RetType_BUFFER:
+        return NULL
+    return <JB_Buffer*>frame.rets.rets[index]
 
-    ctypedef struct JB_TypeId:
-        int64_t type_id
+# The number of elements of a buffer.
+cdef inline int64_t size(const JB_Buffer* buffer) noexcept nogil:
+    cdef int64_t axis, count = 1
+    for axis in range(buffer.rank):
+        count *= buffer.dims[axis]
+    return count
 
-    ctypedef struct JB_TypeInfo:
-        size_t struct_size
-        JB_Extension_Base* extension_start
-        void (*deleter)(void* object) noexcept nogil
+# The elements of a buffer, row-major; NULL if there is no buffer or it has another dtype.
+cdef inline double* float64(JB_Buffer* buffer) noexcept nogil:
+    return NULL if buffer == NULL or buffer.dtype != JB_DataType_F64 else <double*>buffer.data
 
-    ctypedef uint32_t JB_Handler_Traits
+cdef inline float* float32(JB_Buffer* buffer) noexcept nogil:
+    return NULL if buffer == NULL or buffer.dtype != JB_DataType_F32 else <float*>buffer.data
 
-    ctypedef struct JB_Metadata:
-        size_t struct_size
-        JB_Api_Version api_version
-        JB_Handler_Traits traits
-        JB_TypeId state_type_id
+cdef inline int64_t* int64(JB_Buffer* buffer) noexcept nogil:
+    return NULL if buffer == NULL or buffer.dtype != JB_DataType_S64 else <int64_t*>buffer.data
 
-    ctypedef struct JB_Metadata_Extension:
-        JB_Extension_Base extension_base
-        JB_Metadata* metadata
+# The same as a typed memoryview (which needs the GIL to be made).
+cdef inline double[::1] float64_view(JB_Buffer* buffer):
+    if float64(buffer) == NULL:
+        raise TypeError("not a buffer of float64")
+    return <double[:size(buffer)]>float64(buffer)
 
-    ctypedef enum JB_DataType:
-        JB_DataType_INVALID
-        JB_DataType_PRED
-        JB_DataType_S8
-        JB_DataType_S16
-        JB_DataType_S32
-        JB_DataType_S64
-        JB_DataType_U8
-        JB_DataType_U16
-        JB_DataType_U32
-        JB_DataType_U64
-        JB_DataType_F16
-        JB_DataType_F32
-        JB_DataType_F64
-        JB_DataType_C64
-        JB_DataType_BF16
-        JB_DataType_TOKEN
-        JB_DataType_C128
-        JB_DataType_F8E5M2
-        JB_DataType_F8E4M3FN
-        JB_DataType_S4
-        JB_DataType_U4
-        JB_DataType_F8E4M3B11FNUZ
-        JB_DataType_F8E5M2FNUZ
-        JB_DataType_F8E4M3FNUZ
-        JB_DataType_S2
-        JB_DataType_U2
-        JB_DataType_F8E4M3
-        JB_DataType_F8E3M4
-        JB_DataType_F4E2M1FN
-        JB_DataType_F8E8M0FNU
+cdef inline double[:, ::1] float64_matrix(JB_Buffer* buffer):
+    if float64(buffer) == NULL or buffer.rank != 2:
+        raise TypeError("not a matrix of float64")
+    return <double[:buffer.dims[0], :buffer.dims[1]]>float64(buffer)
 
-    ctypedef struct JB_Buffer:
-        size_t struct_size
-        JB_Extension_Base* extension_start
-        JB_DataType dtype
-        void* data
-        int64_t rank
-        int64_t* dims
+# A scalar attribute by its name; the default if there is none of that type.
+cdef inline void* scalar(JB_CallFrame* frame, const char* name, JB_DataType dtype) noexcept nogil:
+    cdef size_t length = strlen(name)
+    cdef int64_t i
+    for i in range(frame.attrs.size):
+        if (
+            frame.attrs.types[i] == JB_AttrType_SCALAR
+            and frame.attrs.names[i].len == length
+            and memcmp(frame.attrs.names[i].ptr, name, length) == 0
+            and (<JB_Scalar*>frame.attrs.attrs[i]).dtype == dtype
+        ):
+            return (<JB_Scalar*>frame.attrs.attrs[i]).value
+    return NULL
 
-    ctypedef enum JB_ArgType:
-        JB_ArgType_BUFFER
+cdef inline double float64_attribute(
+    JB_CallFrame* frame, const char* name, double default
+) noexcept nogil:
+    cdef void* found = scalar(frame, name, JB_DataType_F64)
+    return default if found == NULL else (<double*>found)[0]
 
-    ctypedef enum JB_RetType:
-        JB_RetType_BUFFER
+cdef inline int64_t int64_attribute(
+    JB_CallFrame* frame, const char* name, int64_t default
+) noexcept nogil:
+    cdef void* found = scalar(frame, name, JB_DataType_S64)
+    return default if found == NULL else (<int64_t*>found)[0]
 
-    ctypedef enum JB_AttrType:
-        JB_AttrType_ARRAY
-        JB_AttrType_DICTIONARY
-        JB_AttrType_SCALAR
-        JB_AttrType_STRING
-
-    ctypedef struct JB_ByteSpan:
-        const char* ptr
-        size_t len
-
-    ctypedef struct JB_Scalar:
-        JB_DataType dtype
-        void* value
-
-    ctypedef struct JB_Array:
-        JB_DataType dtype
-        size_t size
-        void* data
-
-    ctypedef struct JB_Args:
-        size_t struct_size
-        JB_Extension_Base* extension_start
-        int64_t size
-        JB_ArgType* types
-        void** args
-
-    ctypedef struct JB_Rets:
-        size_t struct_size
-        JB_Extension_Base* extension_start
-        int64_t size
-        JB_RetType* types
-        void** rets
-
-    ctypedef struct JB_Attrs:
-        size_t struct_size
-        JB_Extension_Base* extension_start
-        int64_t size
-        JB_AttrType* types
-        JB_ByteSpan** names
-        void** attrs
-
-    ctypedef enum JB_ExecutionStage:
-        JB_ExecutionStage_INSTANTIATE
-        JB_ExecutionStage_PREPARE
-        JB_ExecutionStage_INITIALIZE
-        JB_ExecutionStage_EXECUTE
-
-    ctypedef enum JB_Error_Code:
-        JB_Error_Code_OK
-        JB_Error_Code_CANCELLED
-        JB_Error_Code_UNKNOWN
-        JB_Error_Code_INVALID_ARGUMENT
-        JB_Error_Code_NOT_FOUND
-        JB_Error_Code_FAILED_PRECONDITION
-        JB_Error_Code_UNIMPLEMENTED
-        JB_Error_Code_INTERNAL
-
-    ctypedef struct JB_Error_Create_Args:
-        size_t struct_size
-        JB_Extension_Base* extension_start
-        const char* message
-        JB_Error_Code errc
-
-    ctypedef struct JB_State_Set_Args:
-        size_t struct_size
-        JB_Extension_Base* extension_start
-        JB_ExecutionContext* ctx
-        JB_ExecutionStage stage
-        JB_TypeId* type_id
-        void* state
-
-    ctypedef struct JB_State_Get_Args:
-        size_t struct_size
-        JB_Extension_Base* extension_start
-        JB_ExecutionContext* ctx
-        JB_ExecutionStage stage
-        JB_TypeId* type_id
-        void* state
-
-    ctypedef void (*JB_Task)(void* data) noexcept nogil
-
-    ctypedef struct JB_ThreadPool_Schedule_Args:
-        size_t struct_size
-        JB_Extension_Base* extension_start
-        JB_ExecutionContext* ctx
-        JB_Task task
-        void* data
-
-    ctypedef struct JB_ThreadPool_NumThreads_Args:
-        size_t struct_size
-        JB_Extension_Base* extension_start
-        JB_ExecutionContext* ctx
-        int64_t* num_threads
-
-    ctypedef struct JB_Api:
-        size_t struct_size
-        JB_Extension_Base* extension_start
-        JB_Api_Version api_version
-        JB_Error* (*Error_Create)(JB_Error_Create_Args*) noexcept nogil
-        JB_Error* (*State_Set)(JB_State_Set_Args*) noexcept nogil
-        JB_Error* (*State_Get)(JB_State_Get_Args*) noexcept nogil
-        JB_Error* (*ThreadPool_Schedule)(JB_ThreadPool_Schedule_Args*) noexcept nogil
-        JB_Error* (*ThreadPool_NumThreads)(JB_ThreadPool_NumThreads_Args*) noexcept nogil
-
-    ctypedef struct JB_CallFrame:
-        size_t struct_size
-        JB_Extension_Base* extension_start
-        const JB_Api* api
-        JB_ExecutionContext* ctx
-        JB_ExecutionStage stage
-        JB_Args args
-        JB_Rets rets
-        JB_Attrs attrs
-        void* future
+# An error, for a handler to return; ``message`` is copied.
+cdef inline JB_Error* error(
+    JB_CallFrame* frame, const char* message, JB_Error_Code code=JB_Error_Code_INVALID_ARGUMENT
+) noexcept nogil:
+    cdef JB_Error_Create_Args args
+    args.struct_size = sizeof(JB_Error_Create_Args)
+    args.extension_start = NULL
+    args.message = message
+    args.errc = code
+    return frame.api.Error_Create(&args)

@@ -111,7 +111,7 @@ def test_a_wrong_declaration_is_found(tmp_path):
 
 
 def test_pxd_declares_what_the_header_declares():
-    pxd = (OURS.parent / "xla_ffi.pxd").read_text()
+    pxd = (OURS.parent / "_abi.pxd").read_text()
     fields, enumerators = declarations(OURS.read_text())
     for struct, names in fields.items():
         match = re.search(rf"ctypedef struct {struct}:\n((?:        .*\n?)+)", pxd)

@@ -797,8 +797,7 @@ def test_ufuncs_with_python_numbers(number, name):
 
 def test_ufuncs_of_python():
     object_ufunc = np.frompyfunc(lambda a: a + 1.0, 1, 1)
-    with says(TypeError, "result 0 has dtype object, which cannot cross"):
-        jaxbind.bind(object_ufunc)(x)
+    np.testing.assert_array_equal(jaxbind.bind(object_ufunc)(x), x + 1)
     with says(jax.errors.JaxRuntimeError, "returned object[3]"):
         jaxbind.bind(object_ufunc, "(n)->(n)")(x)
     f = jaxbind.bind(lambda v: object_ufunc(v).astype(float), "(n)->(n)")

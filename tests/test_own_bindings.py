@@ -19,13 +19,20 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 sys.path.insert(0, str(EXAMPLES))
 x64 = jax.config.jax_enable_x64
 try:
+    import bessel_fit
+    import c_library
     import find_the_bug
+    import numba_stencil
     import quickstart
 
     try:
         import geomagnetic_field
     except SystemExit:  # it needs data that the tests do not install
         geomagnetic_field = None
+    try:
+        import fortran_routine
+    except SystemExit:  # there is no gfortran
+        fortran_routine = None
 finally:
     jax.config.update("jax_enable_x64", x64)
     sys.path.remove(str(EXAMPLES))
@@ -75,6 +82,42 @@ BINDINGS = [
         },
     ),
 ]
+BINDINGS += [
+    (
+        bessel_fit.jv,
+        {"elements": {"x1": st.integers(0, 5).map(float), "x2": st.floats(0.5, 20)}},
+    ),
+    (
+        c_library.anomaly,
+        {"elements": {"x1": st.floats(-3, 3), "x2": st.floats(0.05, 0.7)}, "dtypes": float},
+    ),
+    (
+        c_library.velocity,
+        {
+            "elements": {
+                "times": NUMBERS,
+                "period": st.floats(20, 40),
+                "e": st.floats(0.05, 0.7),
+                "K": st.floats(1, 9),
+            },
+            "dtypes": float,
+        },
+    ),
+    (numba_stencil.flux, {"dtypes": float}),
+    (numba_stencil.adjoint, {"dtypes": float}),
+]
+if fortran_routine is not None:
+    dominant = {"diagonal": st.floats(5, 9), "lower": st.floats(-2, 2), "upper": st.floats(-2, 2)}
+    # it is not defined for vectors without elements
+    vectors = st.integers(1, 4).flatmap(
+        lambda n: st.tuples(
+            *[
+                hnp.arrays(float, n, elements=dominant.get(name, NUMBERS))
+                for name in ("lower", "diagonal", "upper", "r")
+            ]
+        )
+    )
+    BINDINGS.append((fortran_routine.solve, {"inputs": vectors, "dtypes": float}))
 if geomagnetic_field is not None:
     static = {"lmax": 4, "nlat": 6, "nlon": 10}
     BINDINGS.append((geomagnetic_field.synthesis, {"inputs": arrays(24), "static": static}))
@@ -133,3 +176,12 @@ def test_laws_of_documented_bindings(page, tmp_path, monkeypatch):
         if not found.ok:
             broken[name] = str(found.violations[0])
     assert not broken, "\n\n".join(broken.values())
+
+
+@pytest.mark.parametrize(
+    "example",
+    [e for e in (bessel_fit, c_library, fortran_routine, numba_stencil) if e is not None],
+    ids=lambda e: e.__name__,
+)
+def test_examples_of_compiled_functions(example, x64):
+    example.main()

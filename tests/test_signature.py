@@ -216,6 +216,9 @@ def shapes_for(draw, signature):
 @settings(max_examples=200)
 @given(signatures(), st.data())
 def test_shapes_are_those_of_a_gufunc(signature, data):
+    for core in parse(signature).inputs:  # NumPy counts one that is missing twice
+        optional = [d.name for d in core if d.optional]
+        assume(len(optional) == len(set(optional)))
     shapes = data.draw(shapes_for(signature))
     try:
         want = shapes_of(gufunc(signature)(*(np.ones(shape) for shape in shapes)))

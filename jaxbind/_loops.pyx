@@ -1,0 +1,505 @@
+"""Call sites that call a compiled loop or kernel, without Python and without the GIL.
+
+How is written in C, in ``_loops.h`` (what is called over which memory) and ``_threads.h``.
+"""
+
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport int64_t, intptr_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+cimport numpy as cnp
+
+from jaxbind import _dtypes, _errors
+
+from jaxbind._frame cimport jb_fp_enter, jb_fp_leave, jb_fpenv, make_error
+from jaxbind._huge cimport JB_ADVISE_HUGE
+from jaxbind._sites cimport Site, SiteHead
+from jaxbind._abi cimport (
+    JB_Api,
+    JB_ArgType,
+    JB_ArgType_BUFFER,
+    JB_Array,
+    JB_Attrs,
+    JB_AttrType,
+    JB_AttrType_ARRAY,
+    JB_AttrType_SCALAR,
+    JB_AttrType_STRING,
+    JB_Buffer,
+    JB_ByteSpan,
+    JB_CallFrame,
+    JB_DataType,
+    JB_Error,
+    JB_ExecutionContext,
+    JB_RetType,
+    JB_RetType_BUFFER,
+    JB_Scalar,
+)
+
+cnp.import_array()
+
+cdef extern from "_loops.h" nogil:
+    enum:
+        JB_BUFFERS, JB_AXES, JB_DIMS, JB_SLOTS, JB_INTEGERS_AT_MOST, JB_REALS
+        JB_FINE, JB_NO_MEMORY, JB_WRONG_COUNT, JB_NO_BUFFER, JB_WRONG_RANK, JB_WRONG_TYPE
+        JB_WRONG_SIZE, JB_STATUS
+    ctypedef struct jb_slot:
+        int kind, index, code
+        char value[16]
+    ctypedef struct jb_plan:
+        int64_t total
+        int64_t bytes[1]
+        int direct, large
+    ctypedef struct jb_kernel:
+        void* function
+        void* data
+        int inner_loop, handler
+        JB_Attrs attributes
+        int buffers, operands, loop
+        int codes[1]
+        int core_ranks[1]
+        int core_dims[1]
+        int dims
+        int source[1]
+        int fortran
+        int slots, returns, result_code
+        jb_slot slot[1]
+        int may_raise
+        int64_t threads
+        jb_plan* plan
+    ctypedef struct jb_failure:
+        int kind, buffer, busy
+        void* exception
+        const JB_CallFrame* frame
+        JB_Error* error
+        int64_t iteration, status
+    int jb_plan_fits(const jb_plan*, const JB_CallFrame*, char**)
+    jb_plan* jb_plan_of(const jb_kernel*, const JB_CallFrame*, jb_failure*)
+    void jb_plan_free(jb_plan*)
+    JB_Buffer* jb_buffer(const JB_CallFrame*, int, int)
+    void jb_run_directly(const jb_kernel*, const jb_plan*, char**)
+    void jb_run_range(
+        const jb_kernel*, const jb_plan*, char**, int64_t, int64_t, jb_failure*)
+    int64_t jb_chunk_size(const jb_kernel*, const jb_plan*)
+
+cdef extern from "_threads.h" nogil:
+    int64_t jb_now()
+    int64_t WORTH_A_THREAD "JB_WORTH_A_THREAD"
+    int64_t jb_runtime_threads(const JB_Api*, JB_ExecutionContext*)
+    void jb_in_chunks(
+        const JB_Api*, JB_ExecutionContext*, int64_t, int64_t, void (*)(void*, int64_t) noexcept,
+        void*)
+
+cdef extern from *:
+    """
+    static inline jb_plan *jb_plan_kept(jb_kernel *k) {
+        return atomic_load_explicit(&k->plan, memory_order_acquire);
+    }
+    static inline int jb_plan_keep(jb_kernel *k, jb_plan *plan) {
+        jb_plan *none = NULL;
+        return atomic_compare_exchange_strong(&k->plan, &none, plan);
+    }
+    """
+    jb_plan* jb_plan_kept(jb_kernel*) noexcept nogil
+    bint jb_plan_keep(jb_kernel*, jb_plan*) noexcept nogil
+
+cdef extern from "Python.h":
+    ctypedef enum PyGILState_STATE:
+        pass
+    ctypedef struct PyThreadState:
+        pass
+    void* PyGILState_GetThisThreadState() noexcept nogil
+    PyGILState_STATE PyGILState_Ensure() noexcept nogil
+    void PyGILState_Release(PyGILState_STATE) noexcept nogil
+    PyThreadState* PyEval_SaveThread() noexcept nogil
+    void PyEval_RestoreThread(PyThreadState*) noexcept nogil
+
+#: what fits into one call
+MOST_BUFFERS = JB_BUFFERS
+MOST_AXES = JB_AXES
+MOST_DIMS = JB_DIMS
+MOST_SLOTS = JB_SLOTS
+MOST_INTEGERS = JB_INTEGERS_AT_MOST
+MOST_REALS = JB_REALS
+
+
+cdef struct Chunks:
+    const jb_kernel* kernel
+    const jb_plan* plan
+    char** bases
+    int64_t first, size
+    jb_failure* failure
+
+
+cdef class Attributes:
+    """Attributes of a call as XLA hands them to handlers, sorted by name.
+
+    Each is a name and a string, a NumPy scalar, or an array.
+    """
+
+    cdef JB_Attrs described
+    cdef list kept
+    cdef JB_AttrType* types
+    cdef JB_ByteSpan** names
+    cdef void** values
+    cdef JB_ByteSpan* texts
+    cdef JB_Scalar* scalars
+    cdef JB_Array* arrays
+
+    def __cinit__(self, dict values):
+        cdef int i, n = len(values)
+        cdef bytes raw
+        self.kept = []
+        self.types = <JB_AttrType*>calloc(n + 1, sizeof(JB_AttrType))
+        self.names = <JB_ByteSpan**>calloc(n + 1, sizeof(JB_ByteSpan*))
+        self.values = <void**>calloc(n + 1, sizeof(void*))
+        self.texts = <JB_ByteSpan*>calloc(2 * n + 1, sizeof(JB_ByteSpan))
+        self.scalars = <JB_Scalar*>calloc(n + 1, sizeof(JB_Scalar))
+        self.arrays = <JB_Array*>calloc(n + 1, sizeof(JB_Array))
+        if not (
+            self.types and self.names and self.values and self.texts and self.scalars
+            and self.arrays
+        ):
+            raise MemoryError
+        for i, name in enumerate(sorted(values)):
+            value = values[name]
+            raw = name.encode()
+            self.kept.append(raw)
+            self.texts[2 * i].ptr, self.texts[2 * i].len = <char*>raw, len(raw)
+            self.names[i] = &self.texts[2 * i]
+            raw = value.encode() if isinstance(value, str) else value.tobytes()
+            self.kept.append(raw)
+            if isinstance(value, str):
+                self.types[i] = JB_AttrType_STRING
+                self.texts[2 * i + 1].ptr, self.texts[2 * i + 1].len = <char*>raw, len(raw)
+                self.values[i] = &self.texts[2 * i + 1]
+            elif value.ndim:
+                self.types[i] = JB_AttrType_ARRAY
+                self.arrays[i].dtype = <JB_DataType><int>_dtypes.CODE_OF[value.dtype]
+                self.arrays[i].size, self.arrays[i].data = value.size, <char*>raw
+                self.values[i] = &self.arrays[i]
+            else:
+                self.types[i] = JB_AttrType_SCALAR
+                self.scalars[i].dtype = <JB_DataType><int>_dtypes.CODE_OF[value.dtype]
+                self.scalars[i].value = <char*>raw
+                self.values[i] = &self.scalars[i]
+        self.described.struct_size = sizeof(JB_Attrs)
+        self.described.extension_start = NULL
+        self.described.size = n
+        self.described.types = self.types
+        self.described.names = self.names
+        self.described.attrs = self.values
+
+    def __dealloc__(self):
+        free(self.types)
+        free(self.names)
+        free(self.values)
+        free(self.texts)
+        free(self.scalars)
+        free(self.arrays)
+
+
+cdef class LoopSite(Site):
+    """One call site of a compiled program: a compiled function, and how it is called."""
+
+    cdef jb_kernel kernel
+    cdef object owner
+    cdef Attributes attributes
+    cdef str label
+    cdef list names
+
+    def __cinit__(self, *args, **kwargs):
+        self.kernel.plan = NULL
+
+    def __dealloc__(self):
+        jb_plan_free(self.kernel.plan)
+
+    def __init__(
+        self, *, str label, list names, owner, function, data, bint inner_loop, int operands,
+        int loop, list codes, list cores, int dims, list source, bint fortran, list slots,
+        int returns, int result_code, bint may_raise, int threads,
+        Attributes attributes=None,
+    ):
+        cdef jb_kernel* k = &self.kernel
+        cdef int i, at = 0
+        cdef bytes value
+        self.label = label
+        self.names = names
+        self.owner = owner  # of what the pointers point to
+        k.function = <void*><intptr_t>function
+        k.data = <void*><intptr_t>data
+        k.inner_loop = inner_loop
+        k.handler = attributes is not None
+        if attributes is not None:
+            self.attributes = attributes
+            k.attributes = attributes.described
+        k.buffers = len(codes)
+        k.operands = operands
+        k.loop = loop
+        k.dims = dims
+        k.fortran = fortran
+        k.slots = len(slots)
+        k.returns = returns
+        k.result_code = result_code
+        k.may_raise = may_raise
+        k.threads = threads
+        if (
+            k.buffers > JB_BUFFERS or dims > JB_DIMS or len(slots) > JB_SLOTS
+            or sum(map(len, cores)) > JB_AXES
+        ):
+            raise ValueError(f"{label}: too many arguments or dimensions for a compiled call")
+        for i in range(k.buffers):
+            k.codes[i] = codes[i]
+            k.source[i] = source[i]
+            k.core_ranks[i] = len(cores[i])
+            for dim in cores[i]:
+                k.core_dims[at] = dim
+                at += 1
+        for i, (kind, index, code, value) in enumerate(slots):
+            k.slot[i].kind = kind
+            k.slot[i].index = index
+            k.slot[i].code = code
+            memcpy(k.slot[i].value, <char*>value, min(len(value), 16))
+        self.head.body = <void*>k
+        self.head.execute = execute_loops
+
+    def on_arrays(self, list arrays):
+        """Call it on NumPy arrays, results among them, as XLA would on its buffers.
+
+        The arrays are C-contiguous, with all loop dimensions in front.
+        """
+        cdef int i, n = self.kernel.buffers
+        cdef JB_CallFrame frame
+        cdef JB_Buffer buffers[64]
+        cdef void* pointers[64]
+        cdef JB_ArgType given[64]
+        cdef JB_RetType made[64]
+        cdef jb_failure failure
+        cdef cnp.ndarray array
+        for i in range(n):
+            array = arrays[i]
+            buffers[i].dtype = <JB_DataType><int>_dtypes.CODE_OF[array.dtype]
+            buffers[i].data = cnp.PyArray_DATA(array)
+            buffers[i].rank = cnp.PyArray_NDIM(array)
+            buffers[i].dims = <int64_t*>cnp.PyArray_DIMS(array)
+            pointers[i] = &buffers[i]
+            given[i] = JB_ArgType_BUFFER
+            made[i] = JB_RetType_BUFFER
+        if self.kernel.handler:
+            raise TypeError(f"{self.label}: XLA alone can call its handlers")
+        frame.api = NULL
+        frame.ctx = NULL
+        frame.args.size = self.kernel.operands
+        frame.args.types = given
+        frame.args.args = pointers
+        frame.rets.size = n - self.kernel.operands
+        frame.rets.types = made
+        frame.rets.rets = pointers + self.kernel.operands
+        with nogil:
+            run(&self.kernel, &frame, &failure)
+        if self.kernel.may_raise:
+            raise_pending()
+        if failure.kind != JB_FINE:
+            raise RuntimeError(self.describe(&frame, &failure)[1])
+
+    cdef tuple describe(self, JB_CallFrame* frame, jb_failure* failure):
+        """Status code and text of what went wrong."""
+        cdef JB_Buffer* buffer
+        cdef int64_t i, a
+        operands = []
+        for i in range(min(<int64_t>len(self.names), frame.args.size)):
+            buffer = jb_buffer(frame, self.kernel.operands, i)
+            if buffer == NULL:
+                operands.append("?")
+                continue
+            shape = [buffer.dims[a] for a in range(self.kernel.loop, buffer.rank)]
+            dtype = _dtypes.CODES.get(<int>buffer.dtype, "?")
+            operands.append(f"{dtype}[{','.join(map(str, shape))}]")
+        name = f"buffer {failure.buffer}"
+        said = {
+            JB_NO_MEMORY: "could not allocate memory",
+            JB_WRONG_COUNT: "got other numbers of operands and results than it was compiled for",
+            JB_NO_BUFFER: f"got something other than a buffer for {name}",
+            JB_WRONG_RANK: f"got {name} of another rank than it was compiled for",
+            JB_WRONG_TYPE: f"got {name} of a type that it cannot convert",
+            JB_WRONG_SIZE: f"got {name} of a size that contradicts its signature",
+            JB_STATUS: f"reported failure: status {failure.status}",
+        }[failure.kind]
+        return _errors.kernel_message(
+            self.label, self.names, operands, failure.iteration, said,
+            failure.kind == JB_STATUS and self.kernel.loop > 0)
+
+    cdef JB_Error* report(self, JB_CallFrame* frame, jb_failure* failure) noexcept:
+        try:
+            code, text = self.describe(frame, failure)
+            return make_error(frame, code, text.encode("utf-8", "replace").replace(b"\0", b"?"))
+        except BaseException:
+            return make_error(frame, 13, b"jaxbind: a call failed, and so did describing why")
+
+    cdef JB_Error* raised(self, JB_CallFrame* frame, jb_failure* failure) noexcept:
+        """The error of a Python exception that the loop has left behind; NULL if there is none."""
+        kept = None
+        if failure.exception != NULL:
+            kept = <object>failure.exception
+            Py_DECREF(kept)
+        try:
+            raise_pending()
+            if kept is not None:
+                raise kept
+        except BaseException as exception:
+            try:
+                code, text = _errors.message(self.label, [], [], 0, 1, exception)
+                return make_error(
+                    frame, code, text.encode("utf-8", "replace").replace(b"\0", b"?"))
+            except BaseException:
+                return make_error(frame, 13, b"jaxbind: a loop raised, and describing it failed")
+        return NULL
+
+
+cdef extern from "Python.h":
+    PyObject* PyErr_Occurred() noexcept
+
+
+cdef int raise_pending() except -1:
+    """Raise the exception that is set, if one is."""
+    return -1 if PyErr_Occurred() != NULL else 0
+
+
+cdef JB_Error* report_failure(
+    JB_CallFrame* frame, SiteHead* head, jb_failure* failure
+) noexcept with gil:
+    return (<LoopSite>head.owner).report(frame, failure)
+
+
+cdef JB_Error* report_raised(
+    JB_CallFrame* frame, SiteHead* head, jb_failure* failure
+) noexcept with gil:
+    return (<LoopSite>head.owner).raised(frame, failure)
+
+
+cdef JB_Error* execute_loops(JB_CallFrame* frame, SiteHead* head) noexcept nogil:
+    cdef jb_kernel* kernel = <jb_kernel*>head.body
+    cdef jb_failure failure
+    cdef JB_Error* error = NULL
+    run(kernel, frame, &failure)
+    if kernel.handler and failure.error != NULL:
+        return failure.error
+    if kernel.may_raise and (
+        failure.exception != NULL or PyGILState_GetThisThreadState() != NULL
+    ):
+        error = report_raised(frame, head, &failure)
+    if error == NULL and failure.kind != JB_FINE:
+        error = report_failure(frame, head, &failure)
+    return error
+
+
+cdef void run(jb_kernel* kernel, JB_CallFrame* frame, jb_failure* failure) noexcept nogil:
+    """One call: all iterations, on one or several threads."""
+    cdef jb_plan* plan = jb_plan_kept(kernel)
+    cdef jb_plan* own = NULL
+    cdef char* bases[64]
+    cdef jb_fpenv saved
+    cdef int i
+    failure.kind = JB_FINE
+    failure.exception = NULL
+    failure.frame = frame
+    failure.error = NULL
+    failure.iteration = 0
+    failure.busy = 0
+    if plan == NULL or not jb_plan_fits(plan, frame, bases):
+        own = jb_plan_of(kernel, frame, failure)
+        if own == NULL:
+            return
+        plan = own
+        if jb_plan_keep(kernel, own):
+            own = NULL
+        jb_plan_fits(plan, frame, bases)
+    if plan.total > 0:
+        if plan.large:
+            for i in range(kernel.operands, kernel.buffers):
+                JB_ADVISE_HUGE(bases[i], plan.bytes[i])
+        if kernel.threads == 1 or plan.total == 1 or frame.ctx == NULL:
+            saved = jb_fp_enter()
+            if kernel.may_raise and PyGILState_GetThisThreadState() == NULL:
+                run_with_state(kernel, plan, bases, 0, plan.total, failure)
+            elif plan.direct:
+                jb_run_directly(kernel, plan, bases)
+            else:
+                jb_run_range(kernel, plan, bases, 0, plan.total, failure)
+            jb_fp_leave(saved)
+        else:
+            run_on_threads(kernel, plan, bases, frame, failure)
+    jb_plan_free(own)
+
+
+cdef void run_on_threads(
+    jb_kernel* kernel, jb_plan* plan, char** bases, JB_CallFrame* frame, jb_failure* failure
+) noexcept nogil:
+    """The first chunk alone, to see how long it takes; the rest with help if that is worth it."""
+    cdef Chunks chunks
+    cdef int64_t began, took, count, helpers
+    chunks.kernel = kernel
+    chunks.plan = plan
+    chunks.bases = bases
+    chunks.failure = failure
+    chunks.first = 0
+    chunks.size = jb_chunk_size(kernel, plan)
+    count = (plan.total + chunks.size - 1) // chunks.size
+    began = jb_now()
+    do_chunk(&chunks, 0)
+    if count == 1:
+        return
+    took = jb_now() - began
+    chunks.first = chunks.size
+    helpers = kernel.threads
+    if helpers == 0:
+        helpers = jb_runtime_threads(frame.api, frame.ctx)
+    if took * (count - 1) < WORTH_A_THREAD:
+        helpers = 1
+    jb_in_chunks(frame.api, frame.ctx, helpers - 1, count - 1, do_chunk, &chunks)
+
+
+cdef void do_chunk(void* data, int64_t chunk) noexcept nogil:
+    cdef Chunks* chunks = <Chunks*>data
+    cdef int64_t begin = chunks.first + chunk * chunks.size
+    cdef int64_t end = min(begin + chunks.size, chunks.plan.total)
+    cdef jb_fpenv saved = jb_fp_enter()
+    if chunks.kernel.may_raise and PyGILState_GetThisThreadState() == NULL:
+        run_with_state(chunks.kernel, chunks.plan, chunks.bases, begin, end, chunks.failure)
+    else:
+        jb_run_range(chunks.kernel, chunks.plan, chunks.bases, begin, end, chunks.failure)
+    jb_fp_leave(saved)
+
+
+cdef void run_with_state(
+    const jb_kernel* kernel, const jb_plan* plan, char** bases, int64_t begin, int64_t end,
+    jb_failure* failure,
+) noexcept nogil:
+    """In a thread that is not Python's: keep the exception that a loop leaves behind.
+
+    Loops that raise take the GIL for it; without a state of its own the thread would forget.
+    """
+    cdef PyGILState_STATE state = PyGILState_Ensure()
+    cdef PyThreadState* thread = PyEval_SaveThread()
+    jb_run_range(kernel, plan, bases, begin, end, failure)
+    PyEval_RestoreThread(thread)
+    keep_exception(failure)
+    PyGILState_Release(state)
+
+
+cdef void keep_exception(jb_failure* failure) noexcept with gil:
+    try:
+        raise_pending()
+    except BaseException as exception:
+        if failure.exception == NULL:
+            Py_INCREF(exception)
+            failure.exception = <void*>exception
+
+
+def ufunc_loop(cnp.ufunc ufunc, int index):
+    """Addresses of one of a ufunc's inner loops, and of the data that it takes."""
+    if not 0 <= index < ufunc.ntypes:
+        raise IndexError(index)
+    data = <intptr_t>ufunc.data[index] if ufunc.data != NULL else 0
+    return <intptr_t>ufunc.functions[index], data

@@ -1,0 +1,277 @@
+"""Pointers to compiled functions, from whatever library holds them, with what is known of them."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class CType:
+    """The type of an argument or a result in C.
+
+    Attributes:
+      dtype: of a number, or of what a pointer points to; ``None`` for ``void``.
+      pointer: whether it is a pointer.
+      skipped: whether it is Cython's flag ``__pyx_skip_dispatch``, which is 0.
+    """
+
+    dtype: np.dtype | None
+    pointer: bool = False
+    skipped: bool = False
+
+    def __str__(self) -> str:
+        return ("void" if self.dtype is None else self.dtype.name) + " *" * self.pointer
+
+
+@dataclass(frozen=True)
+class Prototype:
+    """Result and arguments of a C function."""
+
+    result: CType
+    arguments: tuple[CType, ...]
+
+    def __str__(self) -> str:
+        return f"{self.result} ({', '.join(map(str, self.arguments))})"
+
+
+@dataclass(frozen=True, eq=False)
+class Pointer:
+    """A function's address, what keeps it valid, and its prototype and data where known."""
+
+    address: int
+    owner: Any
+    prototype: Prototype | None = None
+    data: int = 0
+
+
+_NAMES: dict[str, Any] = {
+    "bool": np.bool_,
+    "_Bool": np.bool_,
+    "char": np.byte,
+    "signed char": np.byte,
+    "unsigned char": np.ubyte,
+    "short": np.short,
+    "unsigned short": np.ushort,
+    "int": np.intc,
+    "unsigned int": np.uintc,
+    "unsigned": np.uintc,
+    "long": np.long,
+    "unsigned long": np.ulong,
+    "long long": np.longlong,
+    "unsigned long long": np.ulonglong,
+    "size_t": np.uintp,
+    "ssize_t": np.intp,
+    "Py_ssize_t": np.intp,
+    "npy_intp": np.intp,
+    "intp_t": np.intp,
+    "ptrdiff_t": np.intp,
+    "intptr_t": np.intp,
+    "float": np.float32,
+    "double": np.float64,
+    "float complex": np.complex64,
+    "double complex": np.complex128,
+    "complex float": np.complex64,
+    "complex double": np.complex128,
+    "float _Complex": np.complex64,
+    "double _Complex": np.complex128,
+    "__pyx_t_double_complex": np.complex128,
+    "__pyx_t_float_complex": np.complex64,
+    **{
+        f"{sign}int{bits}{t}": f"{sign}int{bits}"
+        for sign in ("", "u")
+        for bits in (8, 16, 32, 64)
+        for t in ("", "_t")
+    },
+    **{n: n for n in ("float32", "float64", "complex64", "complex128")},
+    # Fortran
+    "integer": np.int32,
+    "logical": np.int32,
+    "real": np.float32,
+    "double precision": np.float64,
+}
+
+
+def c_type(text: str) -> CType | None:
+    """The type that a C declaration names; ``None`` if it is not supported."""
+    words = re.sub(r"\b(const|restrict|volatile|__restrict|register)\b", " ", text)
+    stars = words.count("*")
+    name = " ".join(words.replace("*", " ").split())
+    name = re.sub(r"^(.*)\bint$", _without_int, name)
+    if stars > 1:
+        return None
+    if name == "void":
+        return CType(None, bool(stars))
+    dtype = _NAMES.get(name)
+    return None if dtype is None else CType(np.dtype(dtype), bool(stars))
+
+
+def _without_int(match: re.Match) -> str:
+    """``long int`` is ``long``; ``int`` and ``unsigned int`` stay."""
+    rest = match[1].strip()
+    return (
+        rest
+        if rest in ("long", "long long", "short", "unsigned long", "unsigned short")
+        else (f"{rest} int".strip())
+    )
+
+
+def prototype_of(text: str) -> Prototype | None:
+    """Read ``"double (double, int)"``, as Cython and SciPy write signatures of capsules."""
+    match = re.fullmatch(r"\s*([^()]*?)\s*\((.*)\)\s*(?:except.*|noexcept.*|nogil.*)*", text, re.S)
+    if match is None:
+        return None
+    result = c_type(match[1])
+    arguments = []
+    for part in match[2].split(",") if match[2].strip() not in ("", "void") else []:
+        found = c_type(part) or c_type(re.sub(r"\b\w+\s*$", "", part))
+        if found is None:
+            return None
+        if "__pyx_skip_dispatch" in part:
+            found = CType(found.dtype, skipped=True)
+        arguments.append(found)
+    return None if result is None else Prototype(result, tuple(arguments))
+
+
+def pointer_of(function: Any) -> Pointer:
+    """The address behind a foreign function object.
+
+    Raises:
+      TypeError: if it is none of those that are known.
+      ValueError: for a null pointer.
+    """
+    found = _pointer_of(function)
+    if found is None:
+        raise TypeError(
+            f"Kernel({_shown(function)}): a {type(function).__name__} holds no C function that"
+            " is known here. Give a ctypes or cffi function, a Numba cfunc, a capsule from a Cython"
+            " module's __pyx_capi__, a scipy.LowLevelCallable, an f2py routine, a PyCapsule, or an"
+            " address"
+        )
+    if found.address == 0:
+        raise ValueError(f"Kernel({_shown(function)}): the pointer is null")
+    return found
+
+
+def _shown(function: Any) -> str:
+    text = repr(function)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _pointer_of(function: Any) -> Pointer | None:
+    given = function  # what follows is asked of any object
+    if isinstance(function, (int, np.integer)) and not isinstance(function, bool):
+        return Pointer(int(function), None)
+    if isinstance(function, ctypes._CFuncPtr):  # pyright: ignore[reportAttributeAccessIssue]
+        address = ctypes.cast(function, ctypes.c_void_p).value or 0
+        return Pointer(address, function, _of_ctypes(function))
+    if type(function).__name__ == "PyCapsule":
+        return _of_capsule(function, function)
+    if isinstance(function, tuple) and type(function).__name__ == "LowLevelCallable":
+        return _of_capsule(tuple.__getitem__(function, 0), function, with_data=True)
+    if hasattr(given, "_cpointer"):  # f2py
+        return _of_capsule(given._cpointer, given)
+    if hasattr(given, "address") and hasattr(given, "_sig"):  # Numba
+        return Pointer(given.address, given, _of_numba(given._sig))
+    if type(function).__module__ == "_cffi_backend":
+        return _of_cffi(function)
+    return None
+
+
+def _of_ctypes(function: Any) -> Prototype | None:
+    if function.argtypes is None:
+        return None
+    given = [_ctypes_type(t) for t in function.argtypes]
+    result = CType(None) if function.restype is None else _ctypes_type(function.restype)
+    if result is None or None in given:
+        every = [*zip(function.argtypes, given, strict=True), (function.restype, result)]
+        unsupported = next(kind.__name__ for kind, known in every if known is None)
+        raise TypeError(
+            f"Kernel({_shown(function)}): {unsupported} is not supported; arguments are"
+            " numbers, or pointers to them"
+        )
+    return Prototype(result, tuple(g for g in given if g is not None))
+
+
+def _ctypes_type(kind: Any) -> CType | None:
+    if kind is ctypes.c_void_p:
+        return CType(None, True)
+    if isinstance(kind, type) and issubclass(kind, ctypes._Pointer):  # pyright: ignore
+        inner = _ctypes_type(kind._type_)  # pyright: ignore[reportGeneralTypeIssues]
+        return None if inner is None or inner.pointer else CType(inner.dtype, True)
+    if hasattr(kind, "_dtype_") and hasattr(kind, "_ndim_"):  # numpy.ctypeslib.ndpointer
+        return CType(kind._dtype_, True)
+    code = getattr(kind, "_type_", None)
+    if isinstance(code, str) and len(code) == 1:
+        try:
+            return CType(np.dtype(code)) if code not in "zZPOg" else None
+        except TypeError:
+            return None
+    return None
+
+
+def _of_capsule(capsule: Any, owner: Any, with_data: bool = False) -> Pointer:
+    api = ctypes.pythonapi
+    get_name = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", api))
+    get = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+        ("PyCapsule_GetPointer", api)
+    )
+    context = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object)(("PyCapsule_GetContext", api))
+    name = get_name(capsule)
+    data = (context(capsule) or 0) if with_data else 0
+    text = (name or b"").decode("utf-8", "replace")
+    prototype = prototype_of(text) if "(" in text else None
+    if "(" in text and prototype is None and not _is_inner_loop(text):
+        raise TypeError(
+            f"Kernel: the C signature {text!r} has types that are not supported; arguments are"
+            " numbers, or pointers to them"
+        )
+    return Pointer(get(capsule, name) or 0, owner, prototype, data)
+
+
+def _is_inner_loop(text: str) -> bool:
+    return bool(re.match(r"\s*void\s*\(\s*char\s*\*\s*\*", text))
+
+
+def _of_numba(signature: Any) -> Prototype | None:
+    types = [signature.return_type, *signature.args]
+    found = []
+    for kind in types:
+        text = str(kind)
+        inner = re.fullmatch(r"CPointer\((.*)\)|(\w+)\*", text)
+        name = (inner[1] or inner[2]) if inner else text
+        if name in ("none", "void"):
+            found.append(CType(None, bool(inner)))
+        elif name in ("voidptr",):
+            found.append(CType(None, True))
+        elif (inner and name in ("CPointer(char)",)) or text.startswith("CPointer(CPointer"):
+            return None  # the inner loop of a gufunc
+        elif name in _NAMES or name == "boolean":
+            found.append(CType(np.dtype(_NAMES.get(name, np.bool_)), bool(inner)))
+        else:
+            raise TypeError(
+                f"Kernel: a Numba cfunc with the type {text} is not supported; arguments are"
+                " numbers, or types.CPointer of them"
+            )
+    return Prototype(found[0], tuple(found[1:]))
+
+
+def _of_cffi(function: Any) -> Pointer | None:
+    import cffi
+
+    ffi = cffi.FFI()
+    kind = ffi.typeof(function)
+    address = int(ffi.cast("uintptr_t", function))
+    if kind.kind == "pointer" and kind.item.kind == "void":
+        return Pointer(address, function)
+    if kind.kind != "function":
+        raise TypeError(f"Kernel({_shown(function)}): it is no pointer to a function")
+    given = [c_type(t.cname) for t in (kind.result, *kind.args)]
+    if None in given:
+        return Pointer(address, function)
+    result, *arguments = [g for g in given if g is not None]
+    return Pointer(address, function, Prototype(result, tuple(arguments)))

@@ -1,0 +1,17 @@
+"""Call sites: what XLA owns for each place in a program where a function is called."""
+
+from cpython.object cimport PyObject
+
+from jaxbind._abi cimport JB_CallFrame, JB_Error
+
+# XLA's pointer to a call site. ``owner`` is the `Site` that it is a part of, ``body`` what a
+# compiled call needs of it.
+cdef struct SiteHead:
+    JB_Error* (*execute)(JB_CallFrame*, SiteHead*) noexcept nogil
+    PyObject* owner
+    void* body
+
+
+cdef class Site:
+    cdef SiteHead head
+    cdef object __weakref__

@@ -1,0 +1,6 @@
+from collections.abc import Callable
+from typing import Any
+
+class Site: ...
+
+def capsules(opener: Callable[[str, str], Site]) -> dict[str, dict[str, Any]]: ...

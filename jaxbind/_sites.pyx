@@ -1,0 +1,118 @@
+"""The one handler, and the life of a call site.
+
+    instantiate   the name and the site in the program are resolved to a `Site`, once; XLA owns
+                  a reference to it, given back by `drop_site` when the executable dies
+    execute       the site's own `execute`: a function over NumPy views (`_pycall`, which takes
+                  the GIL) or a compiled loop (`_loops`, which does not)
+"""
+
+from cpython.object cimport PyObject
+from cpython.pycapsule cimport PyCapsule_New
+from cpython.ref cimport Py_DECREF, Py_INCREF
+
+from jaxbind._frame cimport (
+    answered_metadata,
+    enter_call,
+    get_state,
+    is_leaving,
+    leave_call,
+    make_error,
+    set_state,
+    string_attribute,
+)
+from jaxbind._abi cimport JB_ByteSpan, JB_CallFrame, JB_Error, JB_TypeId, JB_TypeInfo
+
+
+cdef class Site:
+    """One call site of a compiled program."""
+
+    def __cinit__(self, *args, **kwargs):
+        self.head.execute = not_made
+        self.head.owner = <PyObject*>self
+
+
+cdef JB_Error* not_made(JB_CallFrame* frame, SiteHead* head) noexcept nogil:
+    return make_error(frame, 13, b"jaxbind: a call site that was not finished")
+
+
+cdef JB_TypeId site_type_id
+cdef JB_TypeInfo site_type_info
+site_type_id.type_id = 0  # XLA assigns it
+site_type_info.struct_size = sizeof(JB_TypeInfo)
+site_type_info.extension_start = NULL
+site_type_info.deleter = drop_site
+
+cdef object open_site = None
+
+
+cdef JB_Error* instantiate(JB_CallFrame* frame) noexcept nogil:
+    if answered_metadata(frame, &site_type_id):
+        return NULL
+    if not enter_call():
+        return make_error(frame, 1, b"jaxbind: the interpreter is leaving")
+    cdef JB_Error* error = instantiate_site(frame)
+    leave_call()
+    return error
+
+
+cdef JB_Error* instantiate_site(JB_CallFrame* frame) noexcept with gil:
+    cdef const JB_ByteSpan* name = string_attribute(frame, b"name")
+    cdef const JB_ByteSpan* text = string_attribute(frame, b"site")
+    cdef JB_Error* error
+    cdef Site site
+    if name == NULL or text == NULL:
+        return make_error(frame, 3, b"jaxbind: a call site without name or site")
+    try:
+        site = open_site(
+            name.ptr[:name.len].decode("utf-8"), text.ptr[:text.len].decode("utf-8"))
+    except BaseException as exception:
+        message = f"jaxbind: cannot find the function of a call site: {exception}"
+        return make_error(frame, 5, message.encode("utf-8", "replace").replace(b"\0", b"?"))
+    error = set_state(frame, &site_type_id, <void*>&site.head)
+    if error == NULL:
+        Py_INCREF(site)  # XLA's reference, which `drop_site` gives back
+    return error
+
+
+cdef void drop_site(void* state) noexcept nogil:
+    if not is_leaving():  # then nobody may take the GIL any more
+        release_site(<SiteHead*>state)
+
+
+cdef void release_site(SiteHead* head) noexcept with gil:
+    Py_DECREF(<object>head.owner)
+
+
+cdef JB_Error* execute(JB_CallFrame* frame) noexcept nogil:
+    cdef void* state
+    cdef JB_Error* error
+    if answered_metadata(frame, &site_type_id):
+        return NULL
+    if not enter_call():
+        return make_error(frame, 1, b"jaxbind: the interpreter is leaving")
+    error = get_state(frame, &site_type_id, &state)
+    if error == NULL:
+        error = (<SiteHead*>state).execute(frame, <SiteHead*>state)
+    leave_call()
+    return error
+
+
+def capsules(opener):
+    """The handlers and the state type as capsules, in the form that ``jax.ffi`` registers.
+
+    Args:
+      opener: called with the name and the site when XLA instantiates a call site; returns
+        the `Site`.
+    """
+    global open_site
+    open_site = opener
+    return {
+        "target": {
+            "instantiate": PyCapsule_New(<void*>instantiate, NULL, NULL),
+            "execute": PyCapsule_New(<void*>execute, NULL, NULL),
+        },
+        "state": {
+            "type_id": PyCapsule_New(<void*>&site_type_id, NULL, NULL),
+            "type_info": PyCapsule_New(<void*>&site_type_info, NULL, NULL),
+        },
+    }

@@ -1,0 +1,119 @@
+"""Ufuncs and gufuncs: their own inner loops, found by the dtypes of operands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxbind import _dtypes, _loops
+from jaxbind._loop import Loop
+from jaxbind._signature import Signature
+
+
+def ufunc_of(function: Any) -> np.ufunc | None:
+    """The ufunc that a function is, or is made of (Numba's)."""
+    if isinstance(function, np.ufunc):
+        return function
+    inner = getattr(function, "ufunc", None)
+    if isinstance(inner, np.ufunc) and type(function).__module__.startswith("numba."):
+        return inner
+    return None
+
+
+class UfuncLoops:
+    """The inner loops of a ufunc, found by the dtypes of its operands."""
+
+    def __init__(self, function: Any, signature: Signature):
+        self.function = function
+        self.ufunc: Any = ufunc_of(function)
+        self.signature = signature
+        #: SciPy's and Numba's loops raise where they are told to
+        self.may_raise = type(function) is not np.ufunc or _module_of(function) != "numpy"
+
+    @property
+    def of_objects(self) -> bool:
+        """Whether all loops are over Python objects (``np.frompyfunc``)."""
+        types = self.ufunc.types
+        return bool(types) and all(set(text) <= set("O->") for text in types)
+
+    def over_arrays(self) -> Callable[..., None]:
+        """A function over arrays of numbers, in place of loops over objects."""
+        ufunc = self.ufunc
+
+        def call(*operands: np.ndarray, out: Any) -> None:
+            results = ufunc(*operands)
+            if ufunc.nout == 1:
+                out[...] = results
+                return
+            for place, result in zip(out, results, strict=True):
+                place[...] = result
+
+        call.__name__ = call.__qualname__ = ufunc.__name__
+        call.__module__ = ""
+        return call
+
+    def resolve(self, dtypes: Sequence[np.dtype]) -> tuple[np.dtype, ...]:
+        """The dtypes of the loop that NumPy chooses.
+
+        Raises:
+          TypeError: if there is none.
+        """
+        if not self.ufunc.ntypes or (
+            self.ufunc is not self.function and self._exact(dtypes) is None
+        ):
+            self._compile(dtypes)
+        return self.ufunc.resolve_dtypes((*dtypes, *[None] * self.ufunc.nout))
+
+    def _exact(self, dtypes: Sequence[np.dtype]) -> int | None:
+        for index, text in enumerate(self.ufunc.types):
+            inputs = text.partition("->")[0]
+            if [np.dtype(c) for c in inputs] == list(dtypes):
+                return index
+        return None
+
+    def _compile(self, dtypes: Sequence[np.dtype]) -> None:
+        """Have Numba compile a loop, if it does so at the first call."""
+        if self.ufunc.signature is None and not getattr(self.function, "_frozen", False):
+            self.function(*[np.zeros(1, d) for d in dtypes])
+
+    def loop_for(self, dtypes: Sequence[np.dtype]) -> Loop | None:
+        """The loop for operands of these dtypes; ``None`` if Python must call it."""
+        if "?" in str(self.signature) or "|1" in str(self.signature):
+            return None  # dimensions that come and go: NumPy knows how
+        try:
+            resolved = self.resolve(dtypes)
+        except TypeError:
+            return None
+        return self.loop_of(resolved)
+
+    def loop_of(self, resolved: Sequence[np.dtype]) -> Loop | None:
+        if any(d not in _dtypes.CODE_OF or _loops_cannot(d) for d in resolved):
+            return None
+        for index, text in enumerate(self.ufunc.types):
+            if [np.dtype(c) for c in text.replace("->", "")] == list(resolved):
+                return self._loop(index, tuple(resolved))
+        return None  # a loop of somebody's own dtype, or one that is chosen otherwise
+
+    def _loop(self, index: int, dtypes: tuple[np.dtype, ...]) -> Loop | None:
+        function, data = _loops.ufunc_loop(self.ufunc, index)
+        if not function:
+            return None
+        return Loop(
+            function,
+            data,
+            self.function,
+            self.signature,
+            dtypes,
+            # so do NumPy's for integers: a negative power, say
+            may_raise=self.may_raise or all(d.kind in "iu" for d in dtypes),
+        )
+
+
+def _loops_cannot(dtype: np.dtype) -> bool:
+    return dtype.kind == "V" and dtype.name != "bfloat16"
+
+
+def _module_of(ufunc: np.ufunc) -> str:
+    return "numpy" if getattr(np, ufunc.__name__, None) is ufunc else ""

@@ -1,0 +1,392 @@
+"""C, Cython, Numba and Fortran functions behind pointers, called as they are."""
+
+import ctypes
+import ctypes.util
+import shutil
+import subprocess
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+from hypothesis import given
+from hypothesis.extra import numpy as hnp
+
+import jaxbind
+from jaxbind import Kernel
+
+SOURCE = r"""
+#include <complex.h>
+#include <math.h>
+#include <stdint.h>
+
+void axpy(const double *x, const double *y, double *out, int64_t n, double alpha) {
+  for (int64_t i = 0; i < n; i++) out[i] = alpha * x[i] + y[i];
+}
+void matvec(const float *a, const float *x, float *out, int m, int n) {
+  for (int i = 0; i < m; i++) {
+    float total = 0;
+    for (int j = 0; j < n; j++) total += a[i * n + j] * x[j];
+    out[i] = total;
+  }
+}
+double mixed(double a, int i, float b, long j, double c, short k, unsigned char l) {
+  return a + 10 * i + 100 * b + 1e3 * j + 1e4 * c + 1e5 * k + 1e6 * l;
+}
+double complex turned(double complex z, double a) { return z * cexp(I * a); }
+float complex turned_in_single(float complex z, float a) { return z * a; }
+int64_t collatz(int64_t n) { int64_t k = 0; while (n > 1) { n = n % 2 ? 3 * n + 1 : n / 2; k++; } return k; }
+int negative_fails(const double *x, double *out, int64_t n) {
+  for (int64_t i = 0; i < n; i++) { if (x[i] < 0) return 100 + (int)i; out[i] = sqrt(x[i]); }
+  return 0;
+}
+void by_reference(const double *x, double *out, int64_t n, int *info) {
+  *info = x[0] > 5 ? -3 : 0;
+  for (int64_t i = 0; i < n; i++) out[i] = x[i];
+}
+void sorted(double *x, int64_t n) {
+  for (int64_t i = 1; i < n; i++)
+    for (int64_t j = i; j > 0 && x[j - 1] > x[j]; j--) { double t = x[j]; x[j] = x[j - 1]; x[j - 1] = t; }
+}
+void both(const double *x, double *low, double *high, int64_t n) {
+  *low = *high = x[0];
+  for (int64_t i = 1; i < n; i++) { if (x[i] < *low) *low = x[i]; if (x[i] > *high) *high = x[i]; }
+}
+void eight(const double *a, const double *b, const double *c, const double *d, const double *e,
+           const double *f, const double *g, const double *h, double *out, int64_t n, int64_t m) {
+  for (int64_t i = 0; i < n; i++)
+    out[i] = a[i] + 2 * b[i] + 3 * c[i] + 4 * d[i] + 5 * e[i] + 6 * f[i] + 7 * g[i] + 8 * h[i] + m;
+}
+void inner(char **args, intptr_t const *dims, intptr_t const *steps, void *data) {
+  for (intptr_t k = 0; k < dims[0]; k++) {
+    double total = data ? *(double *)data : 0;
+    for (intptr_t i = 0; i < dims[1]; i++)
+      total += *(double *)(args[0] + k * steps[0] + i * steps[3])
+             * *(double *)(args[1] + k * steps[1] + i * steps[4]);
+    *(double *)(args[2] + k * steps[2]) = total;
+  }
+}
+double halved(double x) { return x / 2; }
+"""
+
+
+@pytest.fixture(scope="module")
+def lib(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kernels")
+    (folder / "kernels.c").write_text(SOURCE)
+    built = folder / "kernels.so"
+    command = ["cc", "-O2", "-shared", "-fPIC", folder / "kernels.c", "-o", built, "-lm"]
+    subprocess.run(command, check=True)
+    return ctypes.CDLL(str(built))
+
+
+def floats(*shape):
+    return hnp.arrays(float, shape, elements=st.floats(-9, 9))
+
+
+# Conventions --------------------------------------------------------------------------------------
+
+
+def axpy_of(lib):
+    args = "x, y, out, n, double alpha"
+    return Kernel(lib.axpy, "(n),(n)->(n)", args=args, static="alpha")
+
+
+@given(data=st.data(), n=st.integers(0, 5), alpha=st.floats(-3, 3))
+def test_plain_arrays(lib, data, n, alpha):
+    x, y = data.draw(floats(2, 3, n)), data.draw(floats(n))
+    kernel = axpy_of(lib)
+    want = alpha * x + y
+    with jax.enable_x64(True):
+        f = jaxbind.bind(kernel)
+        np.testing.assert_allclose(f(x, y, alpha=alpha), want, rtol=1e-14, atol=1e-14)
+        mapped = jax.vmap(lambda x, y: f(x, y, alpha=alpha), in_axes=(1, None), out_axes=1)
+        np.testing.assert_array_equal(mapped(x, y), kernel(x, y, alpha=alpha))
+
+
+def test_types_of_arguments(lib, x64):
+    a, x = np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(3, np.float32)
+    args = "const float *a, const float *x, float *out, int m, int n"
+    f = jaxbind.bind(Kernel(lib.matvec, "(m,n),(n)->(m)", args=args))
+    np.testing.assert_array_equal(f(a, x), a @ x)
+    assert f(a, x).dtype == np.float32
+
+
+def test_numbers_by_value(lib, x64):
+    args = "double a, int i, float b, long j, double c, short k, unsigned char l"
+    f = jaxbind.bind(Kernel(lib.mixed, ",".join(["()"] * 7) + "->()", args=args))
+    given = 1.0, np.int32(-2), np.float32(3), np.int64(-4), 5.0, np.int16(-6), np.uint8(200)
+    weights = 1, 10, 100, 1e3, 1e4, 1e5, 1e6
+    assert f(*given) == sum(w * float(x) for w, x in zip(weights, given, strict=True))
+
+
+@given(floats(4), floats(4))
+def test_complex_numbers_by_value(lib, x, y):
+    z = x + 1j * y
+    with jax.enable_x64(True):
+        f = jaxbind.bind(Kernel(lib.turned, "(),()->()", args="double complex z, double a"))
+        np.testing.assert_allclose(f(z, y), z * np.exp(1j * y), atol=1e-13)
+        g = jaxbind.bind(Kernel(lib.turned_in_single, "(),()->()", args="float complex z, float a"))
+        z, y = z.astype(np.complex64), y.astype(np.float32)
+        np.testing.assert_allclose(g(z, y), z * y, rtol=1e-6)
+
+
+def test_integers(lib, x64):
+    f = jaxbind.bind(Kernel(lib.collatz, "()->()", args="int64_t n"))
+    np.testing.assert_array_equal(f(np.arange(1, 8)), [0, 1, 7, 2, 5, 8, 16])
+    g = jaxbind.bind(Kernel(lib.halved, "()->()", args="double x -> double"))
+    assert g(3) == 1.5
+    with pytest.raises(
+        TypeError, match="dtypes= says float64 for its result, but its C type is float32"
+    ):
+        Kernel(lib.halved, "()->()", args="double x -> float", dtypes=float)
+
+
+@given(floats(3, 4))
+def test_several_results(lib, x):
+    with jax.enable_x64(True):
+        f = jaxbind.bind(Kernel(lib.both, "(n)->(),()", args="x, low, high, n"))
+        low, high = f(x)
+        np.testing.assert_array_equal(low, x.min(1))
+        np.testing.assert_array_equal(high, x.max(1))
+
+
+def test_more_arguments_than_registers(lib, x64):
+    f = jaxbind.bind(
+        Kernel(
+            lib.eight,
+            ",".join(["(n)"] * 8) + "->(n)",
+            args="a, b, c, d, e, f, g, h, out, n, int64_t m",
+            static="m",
+        )
+    )
+    rows = np.random.default_rng(0).normal(size=(8, 5))
+    np.testing.assert_allclose(f(*rows, m=7), np.arange(1, 9) @ rows + 7, rtol=1e-12)
+
+
+@given(floats(3, 4), floats(4))
+def test_inner_loop(lib, x, y):
+    start = ctypes.c_double(2.5)
+    with jax.enable_x64(True):
+        f = jaxbind.bind(Kernel(lib.inner, "(n),(n)->()", convention="gufunc"))
+        g = jaxbind.bind(
+            Kernel(lib.inner, "(n),(n)->()", convention="gufunc", data=ctypes.addressof(start))
+        )
+        np.testing.assert_allclose(f(x, y), x @ y, atol=1e-12)
+        np.testing.assert_allclose(g(x, y), x @ y + 2.5, atol=1e-12)
+        np.testing.assert_allclose(jax.vmap(f, (1, None))(x.T.reshape(4, 3), y), x @ y, atol=1e-12)
+
+
+@pytest.mark.skipif(shutil.which("gfortran") is None, reason="no gfortran")
+def test_fortran(tmp_path, x64):
+    (tmp_path / "f.f90").write_text(
+        "subroutine gemv(m, n, a, x, alpha, y, info) bind(c)\n"
+        "  integer :: m, n, info\n  double precision :: a(m, n), x(n), y(m), alpha\n"
+        "  y = alpha * matmul(a, x)\n  info = 0\n  if (x(1) < 0) info = 4\nend subroutine\n"
+    )
+    built = tmp_path / "f.so"
+    subprocess.run(["gfortran", "-shared", "-fPIC", tmp_path / "f.f90", "-o", built], check=True)
+    kernel = Kernel(
+        ctypes.CDLL(str(built)).gemv,
+        "(m,n),(n)->(m)",
+        convention="Fortran",
+        args="m, n, a, x, alpha, y, info",
+        static="alpha",
+        status="info",
+    )
+    f = jaxbind.bind(kernel)
+    rng = np.random.default_rng(0)
+    a, x = rng.normal(size=(5, 2, 3)), np.abs(rng.normal(size=(5, 3)))
+    want = 2 * np.einsum("bij,bj->bi", a, x)
+    np.testing.assert_allclose(f(a, x, alpha=2.0), want, rtol=1e-14)
+    np.testing.assert_allclose(kernel(a, x, alpha=2.0), want, rtol=1e-14)
+    with pytest.raises(Exception, match="status 4"):
+        f(a, -x, alpha=1.0)
+
+
+# Where pointers come from -------------------------------------------------------------------------
+
+
+def test_ctypes(x64):
+    libm = ctypes.CDLL(ctypes.util.find_library("m"))
+    libm.cbrt.argtypes, libm.cbrt.restype = [ctypes.c_double], ctypes.c_double
+    f = jaxbind.bind(Kernel(libm.cbrt))
+    x = np.linspace(-2, 2, 7)
+    np.testing.assert_allclose(f(x), np.cbrt(x), rtol=1e-15)
+    address = ctypes.cast(libm.cbrt, ctypes.c_void_p).value
+    same = jaxbind.bind(Kernel(address, "()->()", args="double x"))
+    np.testing.assert_array_equal(same(x), f(x))
+
+
+def test_cython(x64):
+    from scipy.special import cython_special
+
+    f = jaxbind.bind(Kernel(cython_special.__pyx_capi__["j0"]))
+    x = np.linspace(0, 9, 7)
+    np.testing.assert_array_equal(f(x), scipy.special.j0(x))
+
+
+def test_low_level_callable(x64):
+    from scipy import LowLevelCallable
+    from scipy.special import cython_special
+
+    callable_ = LowLevelCallable.from_cython(cython_special, "j1")
+    f = jaxbind.bind(Kernel(callable_))
+    np.testing.assert_array_equal(f(np.arange(3.0)), scipy.special.j1(np.arange(3.0)))
+
+
+def test_cffi(x64):
+    cffi = pytest.importorskip("cffi")
+    ffi = cffi.FFI()
+    ffi.cdef("double hypot(double, double);")
+    f = jaxbind.bind(Kernel(ffi.dlopen(ctypes.util.find_library("m")).hypot))
+    assert f(3.0, 4.0) == 5.0
+
+
+def test_numba(x64):
+    numba = pytest.importorskip("numba")
+    f = jaxbind.bind(Kernel(numba.cfunc("float64(float64, int32)")(lambda x, k: x * k)))
+    np.testing.assert_array_equal(f(np.arange(3.0), np.int32(2)), [0, 2, 4])
+
+    @numba.cfunc("void(CPointer(float64), CPointer(float64), int64)")
+    def reversed_(x, out, n):
+        for i in range(n):
+            out[i] = x[n - 1 - i]
+
+    g = jaxbind.bind(Kernel(reversed_, "(n)->(n)"))
+    np.testing.assert_array_equal(jax.vmap(g)(np.arange(6.0).reshape(2, 3)), [[2, 1, 0], [5, 4, 3]])
+
+
+# Failure, sharing memory, derivatives -------------------------------------------------------------
+
+
+def test_status(lib, x64):
+    f = jaxbind.bind(Kernel(lib.negative_fails, "(n)->(n)", status="return"))
+    np.testing.assert_array_equal(f(np.array([4.0, 9.0])), [2, 3])
+    with pytest.raises(Exception) as caught:
+        jax.block_until_ready(f(np.array([[1.0, 1.0], [4.0, -1.0]])))
+    assert "negative_fails reported failure: status 101" in str(caught.value)
+    assert "called with x1: float64[2]" in str(caught.value)
+    assert "in iteration 1 over its loop dimensions" in str(caught.value)
+    args = "x, out, n, int *info"
+    g = jaxbind.bind(Kernel(lib.by_reference, "(n)->(n)", args=args, status="info"))
+    with pytest.raises(Exception, match="status -3"):
+        jax.block_until_ready(g(np.array([6.0])))
+
+
+@given(floats(2, 5))
+def test_in_place(lib, x):
+    with jax.enable_x64(True):
+        f = jaxbind.bind(Kernel(lib.sorted, "(n)->(n)", args="x, n", inout="x"))
+        kept = jnp.asarray(x)
+        np.testing.assert_array_equal(f(kept), np.sort(x))
+        np.testing.assert_array_equal(kept, x)
+        given_away = jax.jit(f, donate_argnums=0)(jnp.asarray(x))
+        np.testing.assert_array_equal(given_away, np.sort(x))
+        both = jax.jit(lambda x: (f(x), x))(x)
+        np.testing.assert_array_equal(both[0], np.sort(x))
+        np.testing.assert_array_equal(both[1], x)
+        assert "output_operand_aliases" in jax.jit(f).lower(x).as_text()
+
+
+def test_derivatives(lib, x64):
+    f = jaxbind.bind(axpy_of(lib))
+
+    @f.def_jvp
+    def _(primals, tangents, *, alpha):
+        del primals
+        return alpha * tangents[0] + tangents[1]
+
+    @f.def_vjp
+    def _(primals, cotangent, *, alpha):
+        del primals
+        return alpha * cotangent, cotangent
+
+    x, y = np.arange(3.0), np.ones(3)
+    assert jax.grad(lambda x: f(x, y, alpha=3.0).sum())(x).tolist() == [3, 3, 3]
+    assert jax.jvp(lambda y: f(x, y, alpha=3.0), (y,), (x,))[1].tolist() == x.tolist()
+
+
+@pytest.mark.parametrize("threads", [0, 3])
+def test_threads(lib, threads, x64):
+    x = np.random.default_rng(0).normal(size=(3000, 50))
+    f = jaxbind.bind(Kernel(lib.sorted, "(n)->(n)", args="x, n", inout="x"), threads=threads)
+    np.testing.assert_array_equal(jax.jit(f)(x), np.sort(x))
+
+
+def test_32_bits(lib):
+    """Operands are converted to doubles and results back."""
+    f = jaxbind.bind(axpy_of(lib))
+    x = jnp.arange(3)
+    got = f(x, jnp.ones(3), alpha=0.5)
+    assert got.dtype == jnp.float32
+    np.testing.assert_array_equal(got, [1, 1.5, 2])
+
+
+def test_the_owner_is_kept(lib, x64):
+    callback = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_double)(lambda x: 2 * x)
+    f = jax.jit(jaxbind.bind(Kernel(callback)))
+    f(1.0)
+    del callback
+    assert f(21.0) == 42
+
+
+# Refusals -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make, text",
+    [
+        (lambda lib: Kernel(0, "()->()"), r"Kernel\(0\): the pointer is null"),
+        (lambda lib: Kernel(print, "()->()"), "holds no C function that is known here. Give a ctypes"),
+        (lambda lib: Kernel(lib.axpy, "(),()->()"), "neither args= nor the pointer says"),
+        (lambda lib: Kernel(lib.axpy), "it has no signature"),
+        (lambda lib: Kernel(lib.axpy, "(n)->(n)", args="x, y, out, n"),
+         r"args= has 2 inputs \(x, y\); the signature \(n\)->\(n\) has 1"),
+        (lambda lib: Kernel(lib.axpy, "(n)->(n)", args="x, n"),
+         "args= has no output, and a result of core dimensions cannot be returned"),
+        (lambda lib: Kernel(lib.axpy, "(n)->(n)", args="struct s *x, out, n"),
+         r"C type 'struct s \*', which is not supported"),
+        (lambda lib: Kernel(lib.axpy, "(n)->(n)", args="x, x, out, n"), "names x twice"),
+        (lambda lib: Kernel(lib.axpy, "(n)->(n)", args="double x, out, n"), "a pointer is missing"),
+        (lambda lib: Kernel(lib.axpy, "(n)->(n)", args="x, out, double n"), "is a core dimension"),
+        (lambda lib: Kernel(lib.axpy, "(n)->(n)", args="x, out, n", static="a"),
+         "static= names a, which is not in"),
+        (lambda lib: Kernel(lib.axpy, "(n)->(n)", status="e"), "status='e' is not in args="),
+        (lambda lib: Kernel(lib.axpy, "(n)->(n)", convention="java"), "it is 'C', 'Fortran' or"),
+        (lambda lib: Kernel(lib.axpy, "(n?)->(n?)"), "a kernel has not"),
+        (lambda lib: Kernel(lib.axpy, "(n)->(n)", dtypes=(float,)), "dtypes= names 1; there are 2"),
+        (lambda lib: Kernel(lib.mixed, ",".join(["()"] * 9) + "->()",
+                            args=", ".join(f"double a{i}" for i in range(9))), "at most 8"),
+        (lambda lib: jaxbind.bind(axpy_of(lib), "(n)->(n)"), "belongs to the Kernel itself"),
+        (lambda lib: jaxbind.bind(axpy_of(lib), compute_dtype=float), "leave compute_dtype= out"),
+        (lambda lib: jaxbind.bind(axpy_of(lib))(np.ones(2), np.ones(2)), "static keyword argument alpha"),
+        (lambda lib: jaxbind.bind(axpy_of(lib))(np.ones(2), np.ones(2), alpha="a"),
+         "static parameter alpha='a' does not fit the kernel's float64"),
+        (lambda lib: jaxbind.bind(axpy_of(lib))(1j * np.ones(2), np.ones(2), alpha=1.0),
+         r"argument 0 \(x\) is complex64, but the kernel takes float64"),
+        (lambda lib: jaxbind.bind(axpy_of(lib), aliases={"z": 0}), "aliases= names 'z'"),
+        (lambda lib: jaxbind.bind(axpy_of(lib), aliases={"x": 0, "y": 0}), "several arguments"),
+    ],
+)  # fmt: skip
+def test_refused(lib, make, text):
+    with pytest.raises((TypeError, ValueError), match=text):
+        make(lib)
+
+
+def test_the_pointers_own_signature_is_compared(lib):
+    function = ctypes.CDLL(lib._name).halved
+    function.argtypes, function.restype = [ctypes.c_double], ctypes.c_double
+    for args, dtypes, text in [
+        ("double x, double y", None, r"takes 1 arguments, float64 \(float64\); the signature"),
+        ("const double *x", None, r"x is float64 \* by args= and dtypes=, but float64 in the C"),
+        ("x", np.float32, "dtypes= says float32 for x, but its C type is float64"),
+    ]:
+        inputs = ",".join(["()"] * (1 + args.count(",")))
+        with pytest.raises(TypeError, match=text):
+            Kernel(function, f"{inputs}->()", args=args, dtypes=dtypes)
+    function.argtypes = [ctypes.py_object]
+    with pytest.raises(TypeError, match="py_object is not supported"):
+        Kernel(function, "()->()")
