@@ -7,6 +7,8 @@ if _installed := _compiled.folder(__path__[0], "_version.py"):
 
 from jaxbind._bind import bind as bind
 from jaxbind._binding import Binding as Binding
+from jaxbind._debug import debug as debug
+from jaxbind._errors import last_exception as last_exception
 from jaxbind._export import export_checks
 from jaxbind._handler import Handler as Handler
 from jaxbind._include import get_include as get_include
@@ -21,9 +23,11 @@ __all__ = [
     "Handler",
     "Kernel",
     "bind",
+    "debug",
     "export_checks",
     "get_include",
     "get_linear_call",
     "get_nonlinear_call",
+    "last_exception",
     "load_kwargs",
 ]

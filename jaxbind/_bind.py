@@ -13,6 +13,7 @@ import numpy as np
 from jaxbind import _dtypes, _signature
 from jaxbind._binding import Binding
 from jaxbind._definition import Definition
+from jaxbind._effects import EFFECTS
 from jaxbind._handler import Handler
 from jaxbind._kernels import Kernel
 from jaxbind._parameters import Parameters, position, positions
@@ -36,6 +37,8 @@ def bind(
     compute_dtype: Any = None,
     order: Literal["C", "F"] = "C",
     aliases: Mapping[Any, int] | None = None,
+    effect: Literal["unordered", "ordered"] | None = None,
+    allow_jax: bool = False,
     name: str | None = None,
 ) -> Any:
     """Bind a foreign function to JAX.
@@ -69,6 +72,12 @@ def bind(
       order: ``"F"``: the function sees Fortran-ordered arrays.
       aliases: which argument (name or position) may share memory with which result: then no copy is
         made where JAX needs the operand no longer. The function must work in place.
+      effect: ``"unordered"``: each execution calls the function exactly once, and no call is
+        removed or merged with another; ``"ordered"``: in the order of the program as well, also
+        inside ``scan``. Such functions are differentiated by rules only. Default: the function is pure.
+      allow_jax: the function calls JAX itself. Without it that raises, since the runtime could
+        wait for itself; with it programs are dispatched synchronously, run on one device, and
+        cannot be exported.
       name: a name for the binding in compiled programs that is the same in every process, for
         functions that are not importable; by default module and qualified name.
 
@@ -89,6 +98,8 @@ def bind(
         "compute_dtype": compute_dtype,
         "order": order,
         "aliases": aliases,
+        "effect": effect,
+        "allow_jax": allow_jax,
         "name": name,
     }
     if function is None or isinstance(function, str):
@@ -116,6 +127,8 @@ def _bind(
     compute_dtype: Any,
     order: str,
     aliases: Mapping[Any, int] | None,
+    effect: Any,
+    allow_jax: bool,
     name: str | None,
 ) -> Binding:
     if not callable(function):
@@ -177,6 +190,8 @@ def _bind(
         compiled=compiled,
         threads=_threads(label, threads),
         aliases=_aliases(label, parameters, compiled, aliases),
+        allow_jax=bool(allow_jax),
+        effect=_effect(label, effect, compiled),
     )
     return Binding(definition)
 
@@ -188,6 +203,16 @@ def _threads(label: str, threads: Any) -> int:
             " runtime has"
         )
     return int(threads)
+
+
+def _effect(label: str, effect: Any, compiled: Any) -> str | None:
+    if effect not in EFFECTS:
+        raise ValueError(
+            f"{label}: effect={effect!r} is not understood; it is None, 'unordered' or 'ordered'"
+        )
+    if effect is not None and isinstance(compiled, Handler):
+        raise TypeError(f"{label}: effect= goes with functions that Python can call")
+    return effect
 
 
 def _aliases(

@@ -12,7 +12,7 @@ from weakref import ref
 import jax
 from jax.tree_util import tree_flatten
 
-from jaxbind import _identity, _jax
+from jaxbind import _errors, _identity, _jax
 from jaxbind._declare import Declarations
 from jaxbind._definition import Definition, EagerCalls
 from jaxbind._static import Static
@@ -76,11 +76,17 @@ class Binding(Declarations):
                 if type(operand) is not concrete:
                     break
             else:
-                return self._plain(*args)
+                try:
+                    return self._plain(*args)
+                except (RuntimeError, ValueError) as error:
+                    raise _errors.with_cause(error)  # noqa: B904
         operands, static = self.definition.calling.bind(self.definition.label, args, kwargs)
         if self._traced_now(operands):
             return self.definition.apply(static, *operands)
-        return self._compiled_for(static)(*operands)
+        try:
+            return self._compiled_for(static)(*operands)
+        except (RuntimeError, ValueError) as error:
+            raise _errors.with_cause(error)  # noqa: B904
 
     def _compiled_for(self, static: Static) -> Callable:
         """Eager calls go through one ``jax.jit`` per static parameters: JAX's own fast path."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from functools import partial, wraps
 from typing import Any
 
@@ -254,6 +255,38 @@ class Declarations:
 
     def _set_pushforward(self, traced: Any) -> None:
         self._define("jvp", "jvp", Pushforward(self.definition), None, traced)
+
+    def def_plan(self, make: Any) -> Any:
+        """Declare an object that each compiled call site makes once: ``make(*args, **static)``.
+
+        An FFT plan, a factorisation: what depends on shapes, dtypes and static parameters alone.
+
+        Args:
+          make: gets `jax.ShapeDtypeStruct` of the core shapes and of the dtypes that the function
+            sees, in the structure of the positional arguments, and the static parameters that it
+            names. It is called at the first execution of each call site of each program, and what
+            it returns is given to the function as the keyword ``plan``. The plan is released with
+            the program.
+
+        Returns:
+          ``make``.
+
+        Raises:
+          TypeError: if the function has no keyword-only parameter ``plan``.
+        """
+        definition = self.definition
+        if definition.compiled is not None or definition.function is None:
+            raise TypeError(f"{self._label}.def_plan: only functions in Python can have a plan")
+        if "plan" not in definition.parameters.static and not definition.parameters.any_static:
+            raise TypeError(
+                f"{self._label}.def_plan: the function has no keyword-only parameter plan, by which"
+                " it would get it"
+            )
+        definition.make_plan = make
+        static = {n: v for n, v in definition.calling.static.items() if n != "plan"}
+        definition.calling = replace(definition.calling, static=static)
+        self._forget()
+        return make
 
     def def_vmap(self, rule: Callable) -> Callable:
         """Replace the loop: ``rule(axis_size, in_batched, *args, **static)``.

@@ -28,6 +28,7 @@ from jaxbind._call import (
     over_loops,
 )
 from jaxbind._derivatives import Pullback, Pushforward
+from jaxbind._effects import call_with_effect
 from jaxbind._parameters import Parameters
 from jaxbind._roles import GENERAL, Function
 from jaxbind._static import Static
@@ -59,6 +60,9 @@ class Definition:
       compiled: the loops of a ufunc, or a kernel, that are called without Python.
       threads: how many the loop dimensions are spread over, 0 for all.
       aliases: pairs of an argument and a result that may share memory.
+      allow_jax: whether the function calls JAX.
+      effect: ``"unordered"`` or ``"ordered"``, if calls must not be merged or left out.
+      make_plan: makes the object that a call site keeps (``def_plan``).
       vmap_rule: the rule of ``def_vmap``.
       rules: the derivatives that were declared.
       bound: the compiled calls that its binding, or a derivative's, holds (weakly: they hold
@@ -84,6 +88,8 @@ class Definition:
         compiled: Any = None,
         threads: int = 1,
         aliases: tuple[tuple[int, int], ...] = (),
+        allow_jax: bool = False,
+        effect: str | None = None,
     ):
         self.function: Any = function
         self.role = role
@@ -104,6 +110,9 @@ class Definition:
         self.compiled = compiled
         self.threads = threads
         self.aliases = aliases
+        self.allow_jax = allow_jax
+        self.effect = effect
+        self.make_plan: Callable | None = None
         self.vmap_rule: Any = None
         self.rules: dict[Hashable, Definition] = {}
         self.bound: ref[EagerCalls] | None = None
@@ -127,7 +136,9 @@ class Definition:
         call = Call(self, static, tree, 0, like)
         operands = self._checked(call, [jnp.asarray(leaf) for leaf in leaves])
         call, operands = self._with_loops(call, operands)
-        if call.loop and self.vmap_rule is not None:
+        if self.effect is not None:
+            results = call_with_effect(call, operands)
+        elif call.loop and self.vmap_rule is not None:
             core = Call(self, static, tree, 0, like)
             results = over_loops(lambda *xs: self.bind(core, xs), call.loop, operands)
         else:
@@ -245,6 +256,7 @@ class Definition:
             order=self.order,
             compute_dtype=self.compute_dtype,
             threads=self.threads,
+            allow_jax=self.allow_jax,
         )
         self.rules[key] = definition
         self._steps[definition.step or ""] = definition

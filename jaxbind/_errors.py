@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import traceback
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 # XLA's status codes (absl::StatusCode)
 CANCELLED = 1
@@ -18,6 +21,34 @@ _OURS = os.path.dirname(os.path.abspath(__file__))
 
 class ContractError(TypeError):
     """A function broke what was declared about it; the text says all, without a traceback."""
+
+
+_last: BaseException | None = None
+
+
+def last_exception() -> BaseException | None:
+    """The exception that a bound function raised last, with its traceback; ``None`` if none did.
+
+    JAX passes on its text alone. The variables of its frames are gone, since the arrays among them
+    were JAX's memory.
+    """
+    return _last
+
+
+def remember(error: BaseException) -> None:
+    """Keep an exception for `last_exception`, without the views of JAX's memory that it holds."""
+    global _last
+    traceback.clear_frames(error.__traceback__)
+    with contextlib.suppress(Exception):  # whatever a user's class does
+        error.args = tuple(a.copy() if isinstance(a, np.ndarray) else a for a in error.args)
+    _last = error
+
+
+def with_cause(error: BaseException) -> BaseException:
+    """An error of JAX's with the exception that it tells of as its cause."""
+    if _last is not None and error.__cause__ is None and _text(_last) in _text(error):
+        error.__cause__ = _last
+    return error
 
 
 def message(

@@ -15,7 +15,7 @@ import itertools
 import sys
 import uuid
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -23,9 +23,10 @@ import jax
 import numpy as np
 from jax.tree_util import tree_structure, tree_unflatten
 
-from jaxbind import _pycall, _sites
+from jaxbind import _jax, _pycall, _sites
 from jaxbind._call import Call, PyTreeDef
 from jaxbind._handler import Handler
+from jaxbind._parameters import Parameters
 from jaxbind._static import Static
 from jaxbind._wrt import Wrt
 
@@ -303,7 +304,17 @@ def open_site(name: str, text: str) -> Any:
         seen=[None if d is None else np.dtype(d) for d in site.seen],
         declared=[None if d is None else np.dtype(d) for d in site.declared],
         threads=site.threads,
+        guard=() if definition.allow_jax else _jax.GUARD,
+        make_plan=definition.make_plan and partial(_plan, definition, site),
     )
+
+
+def _plan(definition: Definition, site: Site, core: list[tuple]) -> Any:
+    """The object of ``def_plan`` for a call site with these core shapes and dtypes."""
+    structs = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in core]
+    make: Any = definition.make_plan
+    accepted = Parameters.of(make).accepted(site.static.values)
+    return make(*tree_unflatten(site.tree, structs), **accepted)
 
 
 def register_target() -> str:

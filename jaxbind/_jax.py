@@ -177,6 +177,70 @@ def call_compiled(compiled: Callable, operands: Sequence[Any]) -> Any:
     return compiled(*operands)
 
 
+# Calls of JAX inside a foreign function -------------------------------------------------------
+
+
+class CalledJax(RuntimeError):
+    """A foreign function called JAX, whose runtime may then wait for itself."""
+
+
+class _Refusing(jax.core.Trace):
+    """The current trace while a foreign function runs: nothing can be computed with it."""
+
+    def _refuse(self, primitive: Any, *args: Any, **kwargs: Any) -> Any:
+        del args, kwargs
+        raise CalledJax(
+            f"a foreign function called JAX ({primitive}), which can block the runtime for ever."
+            " Compute with NumPy inside it, or bind it with allow_jax=True"
+        )
+
+    process_primitive = _refuse
+    process_custom_jvp_call = _refuse
+    process_custom_vjp_call = _refuse
+
+
+def _guard() -> tuple[Callable[[], Any], Callable[[Any], None]] | tuple[()]:
+    """Functions that set a thread's guard against calls of JAX, and take it away.
+
+    The context of the current trace is private (jax 0.9 to 0.12); without it nothing is guarded.
+    """
+    from jax._src import core
+
+    context = getattr(core, "trace_ctx", None)
+    if context is None or not hasattr(context, "set_trace"):
+        return ()
+    refusing = _Refusing()
+
+    def enter() -> Any:
+        before = context.trace
+        context.set_trace(refusing)
+        return before
+
+    return enter, context.set_trace
+
+
+GUARD = _guard()
+
+
+def call_synchronously(ctx: mlir.LoweringRuleContext, label: str, owner: Any) -> None:
+    """Have the runtime call the program synchronously, so that a function may call JAX.
+
+    Raises:
+      NotImplementedError: on several devices, where that would not be enough.
+    """
+    context = ctx.module_context
+    devices = getattr(context.axis_context, "num_devices", None)
+    mesh = getattr(context.axis_context, "mesh", None)
+    if devices is None and mesh is not None:
+        devices = mesh.size
+    if devices is not None and devices > 1:
+        raise NotImplementedError(
+            f"{label}: allow_jax=True works on one device, and this program runs on {devices}. Keep"
+            " JAX out of the function, or call it outside the sharded program"
+        )
+    context.add_host_callback(owner)
+
+
 # Lowering -------------------------------------------------------------------------------------
 
 

@@ -439,9 +439,10 @@ static void jb_call_handler(
 }
 
 static inline void jb_call_kernel(
-    const jb_kernel *k, const jb_plan *p, char **at, intptr_t *step, int64_t count, int64_t begin,
-    jb_failure *failure) {
+    const jb_kernel *k, const jb_plan *p, char *const *at, const intptr_t *step, int64_t count,
+    int64_t begin, jb_failure *failure) {
   intptr_t dims[JB_DIMS + 1], steps[JB_BUFFERS + JB_AXES];
+  char *bases[JB_BUFFERS]; /* loops may move them on, as SciPy's do */
   if (k->handler) {
     jb_call_handler(k, p, at, step, count, begin, failure);
     return;
@@ -452,9 +453,12 @@ static inline void jb_call_kernel(
   }
   dims[0] = (intptr_t)count;
   for (int d = 0; d < k->dims; d++) dims[d + 1] = p->dims[d];
-  for (int b = 0; b < k->buffers; b++) steps[b] = step[b];
+  for (int b = 0; b < k->buffers; b++) {
+    bases[b] = at[b];
+    steps[b] = step[b];
+  }
   for (int a = 0; a < p->axes; a++) steps[k->buffers + a] = p->core_steps[a];
-  ((jb_inner_loop)k->function)(at, dims, steps, k->data);
+  ((jb_inner_loop)k->function)(bases, dims, steps, k->data);
 }
 
 /* A call whose plan says that this will do. */

@@ -11,11 +11,13 @@ from libc.string cimport memcpy
 
 cimport numpy as cnp
 
+from functools import partial
+
 from jaxbind import _dtypes, _errors
 
 from jaxbind._frame cimport jb_fp_enter, jb_fp_leave, jb_fpenv, make_error
 from jaxbind._huge cimport JB_ADVISE_HUGE
-from jaxbind._sites cimport Site, SiteHead
+from jaxbind._sites cimport Site, SiteHead, is_watching, watch_call
 from jaxbind._abi cimport (
     JB_Api,
     JB_ArgType,
@@ -200,6 +202,35 @@ cdef class Attributes:
         free(self.arrays)
 
 
+cdef class Frame:
+    """A pointer to a frame, for a call back."""
+
+    cdef JB_CallFrame* frame
+
+    @staticmethod
+    cdef Frame of(JB_CallFrame* frame):
+        cdef Frame made = Frame()
+        made.frame = frame
+        return made
+
+
+cdef object whole_buffer(JB_CallFrame* frame, int operands, int i):
+    """A buffer as an array, in the order of its memory."""
+    cdef JB_Buffer* buffer = jb_buffer(frame, operands, i)
+    cdef cnp.npy_intp dims[64]
+    cdef cnp.npy_intp length[1]
+    cdef int axis
+    dtype = _dtypes.CODES[<int>buffer.dtype]
+    for axis in range(<int>buffer.rank):
+        dims[axis] = buffer.dims[axis]
+    size = dtype.itemsize
+    for axis in range(<int>buffer.rank):
+        size *= dims[axis]
+    length[0] = size
+    raw = cnp.PyArray_SimpleNewFromData(1, length, cnp.NPY_UINT8, buffer.data)
+    return raw.view(dtype).reshape([dims[axis] for axis in range(<int>buffer.rank)])
+
+
 cdef class LoopSite(Site):
     """One call site of a compiled program: a compiled function, and how it is called."""
 
@@ -303,6 +334,43 @@ cdef class LoopSite(Site):
         if failure.kind != JB_FINE:
             raise RuntimeError(self.describe(&frame, &failure)[1])
 
+    cdef JB_Error* run_watched(self, JB_CallFrame* frame) noexcept:
+        """One call under `jaxbind.debug`."""
+        cdef jb_failure failure
+        cdef JB_Error* error
+        cdef int i
+        cdef bint shared = self.kernel.handler
+        try:
+            whole = [whole_buffer(frame, self.kernel.operands, i)
+                     for i in range(self.kernel.buffers)]
+            operands, results = whole[:self.kernel.operands], whole[self.kernel.operands:]
+            for x in operands:
+                for y in results:
+                    shared = shared or (x.size and x.ctypes.data == y.ctypes.data)
+            watch = watch_call(self.names, operands, results, shared)
+            with nogil:
+                run(&self.kernel, frame, &failure)
+                error = outcome(&self.kernel, frame, &self.head, &failure)
+            if error != NULL:
+                return error
+            watch.check(partial(self.once_more, Frame.of(frame)))
+        except BaseException as exception:
+            return self.told(frame, exception)
+        return NULL
+
+    def once_more(self, Frame given):
+        cdef jb_failure failure
+        with nogil:
+            run(&self.kernel, given.frame, &failure)
+
+    cdef JB_Error* told(self, JB_CallFrame* frame, exception) noexcept:
+        try:
+            code, text = _errors.message(self.label, [], [], 0, 1, exception)
+            _errors.remember(exception)
+            return make_error(frame, code, text.encode("utf-8", "replace").replace(b"\0", b"?"))
+        except BaseException:
+            return make_error(frame, 13, b"jaxbind: a loop raised, and describing it failed")
+
     cdef tuple describe(self, JB_CallFrame* frame, jb_failure* failure):
         """Status code and text of what went wrong."""
         cdef JB_Buffer* buffer
@@ -348,12 +416,7 @@ cdef class LoopSite(Site):
             if kept is not None:
                 raise kept
         except BaseException as exception:
-            try:
-                code, text = _errors.message(self.label, [], [], 0, 1, exception)
-                return make_error(
-                    frame, code, text.encode("utf-8", "replace").replace(b"\0", b"?"))
-            except BaseException:
-                return make_error(frame, 13, b"jaxbind: a loop raised, and describing it failed")
+            return self.told(frame, exception)
         return NULL
 
 
@@ -381,16 +444,29 @@ cdef JB_Error* report_raised(
 cdef JB_Error* execute_loops(JB_CallFrame* frame, SiteHead* head) noexcept nogil:
     cdef jb_kernel* kernel = <jb_kernel*>head.body
     cdef jb_failure failure
-    cdef JB_Error* error = NULL
+    if is_watching():
+        return run_watched(frame, head)
     run(kernel, frame, &failure)
+    return outcome(kernel, frame, head, &failure)
+
+
+cdef JB_Error* run_watched(JB_CallFrame* frame, SiteHead* head) noexcept with gil:
+    return (<LoopSite>head.owner).run_watched(frame)
+
+
+cdef JB_Error* outcome(
+    jb_kernel* kernel, JB_CallFrame* frame, SiteHead* head, jb_failure* failure
+) noexcept nogil:
+    """The error of a call that has ended, or NULL."""
+    cdef JB_Error* error = NULL
     if kernel.handler and failure.error != NULL:
         return failure.error
     if kernel.may_raise and (
         failure.exception != NULL or PyGILState_GetThisThreadState() != NULL
     ):
-        error = report_raised(frame, head, &failure)
+        error = report_raised(frame, head, failure)
     if error == NULL and failure.kind != JB_FINE:
-        error = report_failure(frame, head, &failure)
+        error = report_failure(frame, head, failure)
     return error
 
 

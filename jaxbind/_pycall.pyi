@@ -25,6 +25,8 @@ class CallSite(Site):
         seen: list[np.dtype | None],
         declared: list[np.dtype | None],
         threads: int = 1,
+        guard: tuple[Callable[[], Any], Callable[[Any], None]] | tuple[()] = (),
+        make_plan: Callable[[list[Any]], Any] | None = None,
     ) -> None: ...
 
 def set_poison(byte: int) -> None: ...

@@ -14,6 +14,7 @@ from libc.string cimport memcmp, memset
 cimport numpy as cnp
 
 import gc
+from functools import partial
 
 import numpy as np
 
@@ -28,12 +29,13 @@ from jaxbind._frame cimport (
     result as result_buffer,
 )
 from jaxbind._huge cimport JB_ADVISE_HUGE
-from jaxbind._sites cimport Site, SiteHead
+from jaxbind._sites cimport Site, SiteHead, is_watching, watch_call
 from jaxbind._views cimport (
     JB_CHANGED,
     JB_SET_DATA,
     Layout,
     Views,
+    buffer_strides,
     new_view,
 )
 from jaxbind._abi cimport JB_Api, JB_Buffer, JB_CallFrame, JB_Error, JB_ExecutionContext
@@ -110,6 +112,22 @@ cdef object build(template, list leaves):
     return None
 
 
+# A call that is quicker than this, in nanoseconds, has not called JAX.
+cdef int64_t QUICK = 5000
+
+
+cdef class Frame:
+    """A pointer to a frame, for a call back."""
+
+    cdef JB_CallFrame* frame
+
+    @staticmethod
+    cdef Frame of(JB_CallFrame* frame):
+        cdef Frame made = Frame()
+        made.frame = frame
+        return made
+
+
 cdef class CallSite(Site):
     """One call site of a compiled program: a function, and how it is called."""
 
@@ -121,6 +139,8 @@ cdef class CallSite(Site):
     cdef bint wants_out, vectorized, fortran, all_kept, unwrap, rule
     cdef int loop
     cdef int64_t threads
+    cdef object guard, make_plan
+    cdef bint guarded
     cdef Shape arguments, results
     cdef Layout layout
     cdef Views spare
@@ -128,9 +148,11 @@ cdef class CallSite(Site):
     def __init__(
         self, *, function, str label, list names, dict keywords, bint wants_out, int loop,
         bint vectorized, bint fortran, tree, result, bint unwrap, bint rule, tuple kept, list seen,
-        list declared, int threads=1,
+        list declared, int threads=1, tuple guard=(), make_plan=None,
     ):
         self.head.execute = execute_python
+        if make_plan is not None:
+            keywords = {**keywords, "plan": None}  # made at the first call
         self.function = function
         self.label = label
         self.names = names
@@ -140,6 +162,9 @@ cdef class CallSite(Site):
         self.wants_out = wants_out
         self.loop = loop
         self.threads = threads
+        self.guard = guard
+        self.guarded = bool(guard)
+        self.make_plan = make_plan
         self.vectorized = vectorized
         self.fortran = fortran
         self.tree = tree
@@ -181,16 +206,67 @@ cdef class CallSite(Site):
         self.spare = None  # a concurrent caller makes its own
         if views is None or views.layout is not layout:
             views = Views(layout, self.keyword_values, self.keyword_names, self.wants_out)
-        self.loop_over(frame, layout, views, iteration)
+        if self.guarded or is_watching():
+            self.loop_over_carefully(frame, layout, views, iteration)
+        else:
+            self.loop_over(frame, layout, views, iteration)
         self.spare = views
         return 0
 
+    cdef int loop_over_carefully(
+        self, JB_CallFrame* frame, Layout layout, Views views, cnp.npy_intp* iteration
+    ) except -1:
+        """As `loop_over`, refusing calls of JAX in between, and watched under `jaxbind.debug`.
+
+        Functions that are quick enough not to call JAX are guarded once or twice only: setting a
+        guard costs as much as a call.
+        """
+        cdef int64_t began
+        watch = None
+        if is_watching():
+            whole = [self.whole_buffer(frame, layout, i) for i in range(layout.count)]
+            n = layout.operands
+            watch = watch_call(self.names, whole[:n], whole[n:], False)
+        enter, leave = self.guard or (None, None)
+        before = enter() if enter is not None else None
+        try:
+            began = jb_now()
+            self.loop_over(frame, layout, views, iteration)
+            if jb_now() - began < QUICK:
+                self.guarded = False
+            if watch is not None:
+                watch.check(partial(self.once_more, Frame.of(frame), layout, views))
+        finally:
+            if leave is not None:
+                leave(before)
+        return 0
+
+    def once_more(self, Frame given, Layout layout, Views views):
+        cdef cnp.npy_intp iteration = 0
+        self.loop_over(given.frame, layout, views, &iteration)
+
+    cdef object whole_buffer(self, JB_CallFrame* frame, Layout layout, int i):
+        """A buffer as one array, its memory's order aside."""
+        cdef JB_Buffer* buffer
+        if i < layout.operands:
+            buffer = operand(frame, i)
+        else:
+            buffer = result_buffer(frame, i - layout.operands)
+        shape = tuple([buffer.dims[a] for a in range(buffer.rank)])
+        strides = buffer_strides(shape, self.loop, layout.raw[i].itemsize, False)
+        array = new_view(layout.raw[i], shape, tuple(strides), True)
+        JB_SET_DATA(<PyObject*>array, <char*>buffer.data)
+        return array
+
     cdef JB_Error* failed(self, JB_CallFrame* frame, cnp.npy_intp iteration) noexcept:
         """Describe the exception that is set."""
+        cdef JB_Error* error
         try:
             propagate()
         except BaseException as exception:
-            return self.report(frame, self.layout, iteration, exception)
+            error = self.report(frame, self.layout, iteration, exception)
+            _errors.remember(exception)
+            return error
         return NULL
 
     cdef Layout learn(self, JB_CallFrame* frame):
@@ -210,9 +286,19 @@ cdef class CallSite(Site):
                 f"got {frame.args.size} operands and {frame.rets.size} results; it was compiled"
                 f" for {len(self.seen)} and {len(self.declared)}"
             )
-        return Layout(
+        layout = Layout(
             specs, <int>frame.args.size, loop=self.loop, vectorized=self.vectorized,
             fortran=self.fortran, seen=self.seen, declared=self.declared)
+        if self.make_plan is not None:
+            n = layout.operands
+            core = [
+                (tuple(shape[self.loop:]), layout.seen[i])
+                for i, (_, shape) in enumerate(layout.specs[:n])
+            ]
+            plan = self.make_plan(core)
+            self.keywords = {**self.keywords, "plan": plan}
+            self.keyword_values = list(self.keywords.values())
+        return layout
 
     cdef int loop_over(
         self, JB_CallFrame* frame, Layout layout, Views views, cnp.npy_intp* iteration
@@ -314,6 +400,8 @@ cdef class CallSite(Site):
         cdef int i
         if job.error != NULL:
             return 0
+        enter, leave = self.guard if self.guarded else (None, None)
+        before = enter() if enter is not None else None
         try:
             views = Views(layout, self.keyword_values, self.keyword_names, self.wants_out)
             for i in range(layout.count):
@@ -325,6 +413,9 @@ cdef class CallSite(Site):
                 Py_INCREF(exception)
                 job.error = <PyObject*>exception
                 job.iteration = iteration
+        finally:
+            if leave is not None:
+                leave(before)
         return 0
 
     cdef tuple converted(self, Layout layout, Views views, int i):

@@ -12,6 +12,11 @@ cdef struct SiteHead:
     void* body
 
 
+# Whether calls are watched (`set_debug`), and the object that watches one.
+cdef bint is_watching() noexcept nogil
+cdef object watch_call(list names, list operands, list results, bint shared)
+
+
 cdef class Site:
     cdef SiteHead head
     cdef object __weakref__

@@ -31,6 +31,27 @@ cdef class Site:
         self.head.owner = <PyObject*>self
 
 
+cdef object watching = None
+cdef bint watch_finite = False
+cdef bint watched = False
+
+
+cdef bint is_watching() noexcept nogil:
+    return watched
+
+
+cdef object watch_call(list names, list operands, list results, bint shared):
+    return watching(names, operands, results, shared, watch_finite)
+
+
+def set_debug(watch, bint finite):
+    """Have calls watched by this class (``None``: not); returns what was set before."""
+    global watching, watch_finite, watched
+    before = (watching, watch_finite)
+    watching, watch_finite, watched = watch, finite, watch is not None
+    return before
+
+
 cdef JB_Error* not_made(JB_CallFrame* frame, SiteHead* head) noexcept nogil:
     return make_error(frame, 13, b"jaxbind: a call site that was not finished")
 

@@ -75,5 +75,8 @@ cdef class Views:
     cdef int renew(self, int i) except -1
 
 
+# Strides in bytes: loop dimensions row-major in front, core dimensions in either order.
+cdef list buffer_strides(shape, Py_ssize_t loop, Py_ssize_t itemsize, bint fortran)
+
 # An array over memory that is set later (`JB_SET_DATA`) and not owned.
 cdef object new_view(cnp.dtype dtype, tuple shape, tuple strides, bint writeable)

@@ -1,3 +1,1 @@
-def buffer_strides(
-    shape: tuple[int, ...], loop: int, itemsize: int, fortran: bool
-) -> list[int]: ...
+"""Everything here is for other Cython modules."""

@@ -139,7 +139,7 @@ cdef class Layout:
         return True
 
 
-def buffer_strides(shape, Py_ssize_t loop, Py_ssize_t itemsize, bint fortran):
+cdef list buffer_strides(shape, Py_ssize_t loop, Py_ssize_t itemsize, bint fortran):
     """Strides in bytes: loop dimensions row-major in front, core dimensions in either order."""
     strides = [0] * len(shape)
     step = itemsize

@@ -68,6 +68,10 @@ void inner(char **args, intptr_t const *dims, intptr_t const *steps, void *data)
     *(double *)(args[2] + k * steps[2]) = total;
   }
 }
+void moving(char **args, intptr_t const *dims, intptr_t const *steps, void *data) {
+  for (intptr_t k = 0; k < dims[0]; k++, args[0] += steps[0], args[1] += steps[1])
+    *(double *)args[1] = 3 * *(double *)args[0];
+}
 double halved(double x) { return x / 2; }
 """
 
@@ -177,6 +181,18 @@ def test_inner_loop(lib, x, y):
         np.testing.assert_allclose(f(x, y), x @ y, atol=1e-12)
         np.testing.assert_allclose(g(x, y), x @ y + 2.5, atol=1e-12)
         np.testing.assert_allclose(jax.vmap(f, (1, None))(x.T.reshape(4, 3), y), x @ y, atol=1e-12)
+
+
+@given(floats(3, 4))
+def test_inner_loop_that_moves_its_pointers_on(lib, x):
+    """As SciPy's did up to 1.17: NumPy hands every call a copy of them."""
+    for x64 in (True, False):
+        with jax.enable_x64(x64):
+            f = jaxbind.bind(Kernel(lib.moving, "()->()", convention="gufunc"), threads=2)
+            single = x.astype(np.float32)
+            want = (3.0 * single.astype(float)).astype(np.float64 if x64 else np.float32)
+            np.testing.assert_array_equal(f(single), want)
+            np.testing.assert_array_equal(jax.vmap(f, 1)(single), want.T)
 
 
 @pytest.mark.skipif(shutil.which("gfortran") is None, reason="no gfortran")

@@ -148,6 +148,7 @@ def drawn(low, high, shape=()):
 
 #: what is to be known about the operands of the pages' bindings
 KEYWORDS = {
+    ("binding.md", "smooth"): {"static": [{"width": 3.0}, {"width": 0.5}]},
     ("index.md", "diffuse"): {"inputs": st.tuples(drawn(0, 5), drawn(-3, 3, 6))},
     ("migrating.md", "solve"): {
         "inputs": st.tuples(drawn(3, 5, 4), drawn(-1, 1, 3), drawn(-3, 3, 4))

@@ -1,0 +1,134 @@
+"""`debug`: check what every call reads and writes."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from jaxbind import _sites
+from jaxbind._errors import ContractError
+
+#: with what results are filled before a call, and again where that may be a coincidence
+POISON = (0xA5, 0x5A)
+
+
+@contextmanager
+def debug(*, finite: bool = False) -> Iterator[None]:
+    """Check every call of every binding in this block, whatever thread it runs on.
+
+    Results are filled with a pattern before each call, so that elements that the function does not
+    write are found; operands are compared with what they were. Both are errors that name the
+    binding and the element. Calls that ran before, and programs that are compiled already, are
+    checked as well; it costs a pass or two over all operands and results.
+
+    Args:
+      finite: also refuse results that are infinite or NaN where all operands are finite.
+    """
+    held = _sites.set_debug(Watch, finite)
+    try:
+        yield
+    finally:
+        _sites.set_debug(*held)
+
+
+class Watch:
+    """One call under observation."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        operands: Sequence[np.ndarray],
+        results: Sequence[np.ndarray],
+        shared: bool,
+        finite: bool,
+    ):
+        self.names = names
+        self.operands = operands
+        self.results = results
+        self.finite = finite
+        self.shared = shared  # results begin with what operands held
+        self.before = [_checksum(x) for x in operands]
+        self.fill(POISON[0])
+
+    def fill(self, byte: int) -> None:
+        if not self.shared:
+            for x in self.results:
+                _bytes(x)[...] = byte
+
+    def check(self, again: Callable[[], None]) -> None:
+        """Compare with what was before; ``again`` calls once more.
+
+        Raises:
+          ContractError: saying which operand or element it is.
+        """
+        if self.shared:
+            return self._check_finite()
+        self._check_operands()
+        suspects = [_filled(x, POISON[0]) for x in self.results]
+        if any(s.any() for s in suspects):
+            kept = [x.copy() for x in self.results]
+            self.fill(POISON[1])
+            again()
+            for index, (x, suspect) in enumerate(zip(self.results, suspects, strict=True)):
+                missing = np.argwhere(suspect & _filled(x, POISON[1]))
+                if len(missing):
+                    raise ContractError(
+                        f"did not write {_place(index, len(self.results), missing[0])} (and"
+                        f" {len(missing) - 1} more of {x.size}), found by jaxbind.debug. Write"
+                        " every element of it"
+                    )
+            for x, value in zip(self.results, kept, strict=True):
+                _bytes(x)[...] = _bytes(value)
+        return self._check_finite()
+
+    def _check_operands(self) -> None:
+        for name, x, before in zip(self.names, self.operands, self.before, strict=True):
+            if _checksum(x) != before:
+                raise ContractError(
+                    f"changed {name}, found by jaxbind.debug. Operands belong to JAX: work on a"
+                    " copy, or declare aliases="
+                )
+
+    def _check_finite(self) -> None:
+        if not self.finite or not all(map(_is_finite, self.operands)):
+            return
+        for index, x in enumerate(self.results):
+            if not _is_finite(x):
+                wrong = np.argwhere(~np.isfinite(x.astype(_wide(x))))
+                raise ContractError(
+                    f"gave {x[tuple(wrong[0])]} in {_place(index, len(self.results), wrong[0])}"
+                    " from finite operands, found by jaxbind.debug(finite=True)"
+                )
+
+
+def _place(index: int, count: int, where: Any) -> str:
+    name = "its result" if count == 1 else f"its result {index}"
+    return f"element {[int(i) for i in where]} of {name}"
+
+
+def _bytes(x: np.ndarray) -> np.ndarray:
+    return x.reshape(-1).view(np.uint8)
+
+
+def _checksum(x: np.ndarray) -> int:
+    return zlib.crc32(_bytes(np.ascontiguousarray(x)).tobytes())
+
+
+def _filled(x: np.ndarray, byte: int) -> np.ndarray:
+    """Which elements consist of this byte alone."""
+    raw = _bytes(x).reshape(*x.shape, x.dtype.itemsize)
+    return np.all(raw == byte, axis=-1)
+
+
+def _wide(x: np.ndarray) -> type:
+    return complex if x.dtype.kind == "c" else float
+
+
+def _is_finite(x: np.ndarray) -> bool:
+    if x.dtype.kind in "iub":
+        return True
+    return bool(np.all(np.isfinite(x.astype(_wide(x)))))

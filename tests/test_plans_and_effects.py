@@ -1,0 +1,334 @@
+"""`def_plan`, `effect=`, `allow_jax=` and the guard against JAX, `debug`, `last_exception`."""
+
+import ctypes
+import gc
+import threading
+import traceback
+import weakref
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse.linalg
+from hypothesis import given
+from hypothesis.extra import numpy as hnp
+
+import jaxbind
+
+x = np.arange(6.0).reshape(2, 3)
+
+
+def vectors(*shape):
+    return hnp.arrays(float, shape, elements=st.floats(-9, 9))
+
+
+# Plans --------------------------------------------------------------------------------------------
+
+
+def laplacian(n, *, shift):
+    return scipy.sparse.diags([-1, 2 + shift, -1], [-1, 0, 1], shape=(n, n), format="csc")
+
+
+@given(b=vectors(3, 5))
+def test_a_factorisation_is_made_once(b):
+    made = []
+
+    def solve(b, *, shift, plan):
+        return plan.solve(b)
+
+    f = jaxbind.bind(solve, "(n)->(n)")
+
+    @f.def_plan
+    def _(b, *, shift):
+        made.append((b.shape, b.dtype))
+        return scipy.sparse.linalg.splu(laplacian(b.shape[0], shift=shift))
+
+    with jax.enable_x64(True):
+        run = jax.jit(lambda b: f(b, shift=0.5))
+        for _ in range(3):
+            got = run(b)
+        want = np.linalg.solve(laplacian(5, shift=0.5).toarray(), b.T).T
+        np.testing.assert_allclose(got, want, atol=1e-12)
+        assert made == [((5,), np.dtype(float))]
+        run(b[:, :4])
+        assert made[1:] == [((4,), np.dtype(float))]
+
+
+def test_a_plan_is_released_with_its_program(x64):
+    class Plan:
+        pass
+
+    kept = []
+
+    def scaled(x, *, plan):
+        return 2 * x
+
+    f = jaxbind.bind(scaled, "(n)->(n)")
+
+    @f.def_plan
+    def _(x):
+        plan = Plan()
+        kept.append(weakref.ref(plan))
+        return plan
+
+    compiled = jax.jit(f).lower(x).compile()
+    compiled(x)
+    assert kept[0]() is not None
+    del compiled, f
+    jax.clear_caches()
+    gc.collect()
+    assert kept[0]() is None
+
+
+def test_plans_are_refused():
+    with pytest.raises(TypeError, match="has no keyword-only parameter plan"):
+        jaxbind.bind(lambda x: x, "()->()").def_plan(lambda x: 1)
+    with pytest.raises(TypeError, match="only functions in Python"):
+        jaxbind.bind(np.sin).def_plan(lambda x: 1)
+
+
+# Effects ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["ordered", "unordered"])
+def effect(request):
+    return request.param
+
+
+def recorder(effect):
+    seen = []
+
+    def record(x):
+        seen.append(float(x))
+        return 2 * x
+
+    return jaxbind.bind(record, "()->()", effect=effect), seen
+
+
+def test_calls_are_neither_removed_nor_merged(effect):
+    f, seen = recorder(effect)
+    jax.jit(lambda x: (f(x), f(x), x)[2])(3.0)
+    jax.effects_barrier()
+    assert seen == [3, 3]
+
+
+def test_effects_in_control_flow():
+    f, seen = recorder("ordered")
+
+    @jax.jit
+    def program(x):
+        x, _ = jax.lax.scan(lambda c, _: (f(c), None), x, None, length=3)
+        return jax.lax.cond(x > 5, lambda x: f(x) + 1, lambda x: x, x)
+
+    assert program(1.0) == 17
+    jax.effects_barrier()
+    assert seen == [1, 2, 4, 8]
+
+
+def test_effects_and_loop_dimensions():
+    f, seen = recorder("unordered")
+    np.testing.assert_array_equal(f(x), 2 * x)
+    np.testing.assert_array_equal(jax.vmap(f)(x[0]), 2 * x[0])
+    assert sorted(seen) == sorted([*x.ravel(), *x[0]])
+
+
+def test_effects_are_not_differentiated_without_rules(effect):
+    f, _ = recorder(effect)
+    with pytest.raises(TypeError, match=r"record: a function with an effect (.|\n)*stop_gradient"):
+        jax.grad(f)(1.0)
+    assert jax.grad(lambda x: x * f(jax.lax.stop_gradient(x)))(3.0) == 6
+    linear = jaxbind.bind(lambda x: 2 * x, "()->()", effect=effect, linear=True)
+    linear.def_transpose(lambda ct: 2 * ct)
+    with pytest.raises(TypeError, match="must not call it once more"):
+        jax.jvp(linear, (1.0,), (1.0,))
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_rules_of_effects(effect, traced):
+    seen = []
+
+    def record(x, n):
+        seen.append(float(x))
+        return x**3 * n, 7
+
+    f = jaxbind.bind(record, "(),()->(),()", dtype=(float, np.int32), nondiff="n", effect=effect)
+    f.def_jvp(lambda p, t: (3 * p[0] ** 2 * p[1] * t[0], t[1]), traced=traced)
+    f.def_vjp(lambda p, ct: (3 * p[0] ** 2 * p[1] * ct[0], None), traced=traced)
+
+    def value(x):
+        return f(x, 2)[0]
+
+    assert jax.jvp(jax.jit(value), (2.0,), (0.5,)) == (16.0, 12.0)
+    assert jax.grad(jax.jit(value))(3.0) == 54
+    assert jax.jit(jax.value_and_grad(lambda x: value(x) + x))(3.0) == (57.0, 55.0)
+    jax.effects_barrier()
+    assert seen == [2.0, 3.0, 3.0]
+    np.testing.assert_allclose(jax.vmap(jax.grad(value))(x[0]), 6 * x[0] ** 2)
+    np.testing.assert_allclose(jax.vmap(f, (0, None))(x[0], 2)[0], 2 * x[0] ** 3)
+
+
+def test_effects_keep_the_contract(effect):
+    def written(x, out):
+        out[...] = x + 1
+
+    def wrong(x):
+        return np.zeros(7)
+
+    def failing(x):
+        raise ValueError("no")
+
+    f = jaxbind.bind(written, "(n)->(n)", effect=effect)
+    np.testing.assert_array_equal(f(x), x + 1)
+    for function, text in ((wrong, "its declared shape and dtype"), (failing, "raised in failing")):
+        with pytest.raises(Exception, match=text):
+            jax.block_until_ready(jaxbind.bind(function, "(n)->(n)", effect=effect)(x[0]))
+            jax.effects_barrier()
+    with pytest.raises(ValueError, match="effect='often' is not understood"):
+        jaxbind.bind(written, "(n)->(n)", effect="often")
+
+
+# JAX inside a function ----------------------------------------------------------------------------
+
+
+def sine(x):
+    return np.asarray(jnp.sin(x))
+
+
+def test_calling_jax_raises_at_once():
+    f = jaxbind.bind(sine, "(n)->(n)")
+    inner = jaxbind.bind(lambda x: x + 1, "(n)->(n)")
+    nested = jaxbind.bind(lambda x: np.asarray(inner(x)), "(n)->(n)")
+    jitted = jax.jit(jnp.cos)
+    jitted(x[0])
+    cached = jaxbind.bind(lambda x: np.asarray(jitted(x)), "(n)->(n)")
+    for g in (f, nested, cached, jax.jit(f), jax.vmap(f)):
+        operand = x if g not in (f, nested, cached) else x[0]
+        with pytest.raises(Exception, match=r"called JAX .* bind it with allow_jax=True"):
+            jax.block_until_ready(g(operand))
+    assert jnp.sin(0.0) == 0  # the guard is gone
+
+
+def test_allow_jax():
+    f = jaxbind.bind(sine, "(n)->(n)", allow_jax=True)
+    np.testing.assert_allclose(f(x), np.sin(x), rtol=1e-6)
+    scanned = jax.jit(lambda x: jax.lax.scan(lambda c, _: (f(c), None), x, None, length=20)[0])
+    want = x
+    for _ in range(20):
+        want = np.sin(want)
+    np.testing.assert_allclose(scanned(x), want, rtol=1e-5)
+
+
+def test_allow_jax_with_many_executions_queued():
+    f = jax.jit(lambda x: jaxbind.bind(sine, "(n)->(n)", allow_jax=True, name="s")(x) + jnp.sort(x))
+    results = [f(x) for _ in range(100)]
+    jax.block_until_ready(results)
+    np.testing.assert_allclose(results[-1], np.sin(x) + x, rtol=1e-6)
+
+
+def test_allow_jax_on_several_devices_is_refused():
+    mesh = jax.make_mesh((2,), ("i",))
+    place = jax.NamedSharding(mesh, jax.P("i"))
+    f = jaxbind.bind(sine, "(n)->(n)", allow_jax=True)
+    with pytest.raises(NotImplementedError, match=r"allow_jax=True works on one device"):
+        jax.jit(f)(jax.device_put(x, place))
+
+
+# Threads of Python functions ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_python_functions_on_threads(threads, x64):
+    seen = set()
+
+    def inverse(a):
+        seen.add(threading.get_ident())
+        return np.linalg.inv(a)
+
+    a = np.random.default_rng(0).normal(size=(7, 40, 12, 12))
+    f = jaxbind.bind(inverse, "(n,n)->(n,n)", threads=threads)
+    np.testing.assert_array_equal(jax.jit(f)(a), np.linalg.inv(a))
+    narrow = jax.jit(jax.vmap(f, in_axes=2, out_axes=1))(np.moveaxis(a, 0, 2).astype(np.float32))
+    np.testing.assert_allclose(narrow, np.moveaxis(np.linalg.inv(a), 0, 1), rtol=1e-2, atol=1e-2)
+    assert threads != 1 or len(seen) == 1
+
+
+def test_errors_on_threads(x64):
+    def picky(x):
+        total = sum(range(20_000))
+        if x == 33:
+            raise ValueError(f"not {x}, {total}")
+        return x
+
+    f = jaxbind.bind(picky, "()->()", threads=0)
+    with pytest.raises(Exception, match=r"not 33.0(.|\n)*in iteration 33 of 64"):
+        jax.block_until_ready(f(np.arange(64.0)))
+    np.testing.assert_array_equal(f(np.arange(30.0)), np.arange(30.0))
+
+
+# Debugging ----------------------------------------------------------------------------------------
+
+
+def test_results_that_are_not_written():
+    def partly(x, out):
+        out[1:] = x[1:]
+
+    f = jaxbind.bind(partly, "(n)->(n)")
+    jax.block_until_ready(f(x))
+    with jaxbind.debug(), pytest.raises(Exception, match=r"partly did not write element \[0, 0\]"):
+        jax.block_until_ready(f(x))
+    jax.block_until_ready(f(x))
+
+
+@given(hnp.arrays(np.uint8, (3, 4)))
+def test_the_pattern_itself_is_no_fault(values):
+    values[0, 0] = 0xA5
+    f = jaxbind.bind(lambda v: v, "(n)->(n)")
+    with jaxbind.debug():
+        np.testing.assert_array_equal(f(values), values)
+        np.testing.assert_array_equal(jaxbind.bind(np.positive)(values), values)
+
+
+def test_operands_that_are_changed():
+    def naughty(x):
+        ctypes.memset(x.ctypes.data, 1, x.nbytes)
+        return 0 * x
+
+    f = jaxbind.bind(naughty, "(n)->(n)")
+    with jaxbind.debug(), pytest.raises(Exception, match=r"naughty changed argument 0 \(x\)"):
+        jax.block_until_ready(f(jnp.array(x)))
+
+
+@pytest.mark.parametrize("function", [np.log, lambda x: np.log(x)])
+def test_results_that_are_not_finite(function):
+    f = jaxbind.bind(function, *(() if isinstance(function, np.ufunc) else ("()->()",)))
+    with np.errstate(all="ignore"), jaxbind.debug(finite=True):
+        with pytest.raises(Exception, match=r"gave -inf in element \[0\] of its result"):
+            jax.block_until_ready(f(np.array([0.0, 1.0])))
+        np.testing.assert_array_equal(f(np.array([np.inf, 1.0])), [np.inf, 0])
+
+
+# Exceptions ---------------------------------------------------------------------------------------
+
+
+class Lost(Exception):
+    pass
+
+
+def test_the_exception_itself():
+    def lose(x):
+        raise Lost("here", x)
+
+    f = jaxbind.bind(lose, "()->()")
+    with pytest.raises(Exception, match="Lost") as caught:
+        f(1.5)
+    assert isinstance(jaxbind.last_exception(), Lost)
+    assert caught.value.__cause__ is jaxbind.last_exception()
+    assert jaxbind.last_exception().args[1] == 1.5
+    assert "lose" in {
+        frame.name for frame in traceback.extract_tb(caught.value.__cause__.__traceback__)
+    }
+    with pytest.raises(Exception, match="Lost"):
+        jax.block_until_ready(jax.jit(f)(2.5))
+    assert jaxbind.last_exception().args[1] == 2.5
