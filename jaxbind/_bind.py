@@ -74,7 +74,8 @@ def bind(
         made where JAX needs the operand no longer. The function must work in place.
       effect: ``"unordered"``: each execution calls the function exactly once, and no call is
         removed or merged with another; ``"ordered"``: in the order of the program as well, also
-        inside ``scan``. Such functions are differentiated by rules only. Default: the function is pure.
+        inside ``scan``. Such functions are differentiated by rules only. Default: the function is
+        pure.
       allow_jax: the function calls JAX itself. Without it that raises, since the runtime could
         wait for itself; with it programs are dispatched synchronously, run on one device, and
         cannot be exported.
