@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -29,9 +30,9 @@ def bind(
     *,
     out: Any = None,
     dtype: Any = None,
-    linear: bool | str | tuple[str, ...] = False,
-    multilinear: str | tuple[str, ...] = (),
-    nondiff: str | tuple[str, ...] = (),
+    linear: bool | str | Sequence[str | int] = False,
+    multilinear: str | Sequence[str | int] = (),
+    nondiff: str | int | Sequence[str | int] = (),
     vectorized: bool = False,
     threads: int = 1,
     compute_dtype: Any = None,
@@ -184,6 +185,7 @@ def _bind(
         label=label,
         module=getattr(function, "__module__", None) or "",
         qualname=getattr(function, "__qualname__", None) or "",
+        home=_calling_module(),
         given_name=name,
         vectorized=bool(vectorized),
         order=order,
@@ -195,6 +197,14 @@ def _bind(
         effect=_effect(label, effect, compiled),
     )
     return Binding(definition)
+
+
+def _calling_module() -> str:
+    """The name of the module that calls `bind`."""
+    frame: Any = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__") == __name__:
+        frame = frame.f_back
+    return "" if frame is None else frame.f_globals.get("__name__") or ""
 
 
 def _threads(label: str, threads: Any) -> int:

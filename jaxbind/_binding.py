@@ -18,6 +18,7 @@ from jaxbind._definition import Definition, EagerCalls
 from jaxbind._static import Static
 
 
+@_identity.names_bindings
 class Binding(Declarations):
     """A foreign function that JAX can call, differentiate, map, compile and shard.
 

@@ -194,12 +194,12 @@ class Declarations:
           The rules (for ``traced=False``, their bindings).
         """
         function = self._function_role("def_partials")
-        count = len(self._parameters.operands)
+        count = self.definition.calling.fill or len(self._parameters.operands)
+        names = ", ".join(self._parameters.operands[:count])
         if not self._parameters.variadic and len(rules) != count:
             raise TypeError(
                 f"{self._label}: def_partials got {len(rules)} rules for {count} arguments"
-                f" ({', '.join(self._parameters.operands)}); give one for each, None where there"
-                " is no derivative"
+                f" ({names}); give one for each, None where there is no derivative"
             )
         for rule in rules:
             if rule is not None and not callable(rule):

@@ -78,6 +78,7 @@ class Definition:
         parent: Definition | None = None,
         module: str = "",
         qualname: str = "",
+        home: str = "",
         given_name: str | None = None,
         step: str | None = None,
         calling: Parameters | None = None,
@@ -96,6 +97,7 @@ class Definition:
         self.label = label
         self.module = module
         self.qualname = qualname
+        self.home = home
         self.given_name = given_name
         self.private_name: str | None = None
         self.step = step
@@ -157,7 +159,7 @@ class Definition:
         if not strong:
             return operands
         return [
-            x.astype(jnp.result_type(*strong, x))
+            x.astype(_dtypes.with_precision(x, strong))
             if jax.typeof(x).weak_type and (every or _dtypes.is_inexact(x.dtype))
             else x
             for x in operands

@@ -90,3 +90,11 @@ def computing(dtype: np.dtype, compute: np.dtype | None) -> np.dtype:
     if is_complex(dtype) and not is_complex(compute):
         return np.dtype(_COMPLEX_OF.get(compute, np.complex128))
     return compute
+
+
+def with_precision(weak: Any, strong: Any) -> np.dtype:
+    """The dtype for a Python number beside operands of the dtypes ``strong``; a real stays real."""
+    dtype = np.dtype(jnp.result_type(*strong, weak))
+    if is_complex(dtype) and not is_complex(weak.dtype):
+        return np.dtype(jnp.finfo(dtype).dtype)
+    return dtype

@@ -30,7 +30,7 @@ def last_exception() -> BaseException | None:
     """The exception that a bound function raised last, with its traceback; ``None`` if none did.
 
     JAX passes on its text alone. The variables of its frames are gone, since the arrays among them
-    were JAX's memory.
+    were JAX's memory. It is kept until the next one.
     """
     return _last
 

@@ -16,7 +16,7 @@ import sys
 import uuid
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
 import jax
@@ -33,9 +33,12 @@ from jaxbind._wrt import Wrt
 if TYPE_CHECKING:
     from jaxbind._definition import Definition
 
+T = TypeVar("T")
+
 _PROCESS = uuid.uuid4().hex[:16]
 _count = itertools.count(1)
 _definitions: WeakValueDictionary[str, Definition] = WeakValueDictionary()
+_bindings: set[type] = set()
 _unwritten: WeakValueDictionary[str, Site] = WeakValueDictionary()
 
 
@@ -191,14 +194,30 @@ def _claim(wanted: str, definition: Definition) -> str:
 
 
 def importable_name(definition: Definition) -> str | None:
-    """``module:qualname`` if importing that gives this very definition."""
+    """``module:path`` if importing that gives this very definition.
+
+    The path is the function's own, or, for what has none (a ufunc, a kernel, a lambda), the name
+    that the module which binds it gives to the binding.
+    """
     module, qualname = definition.module, definition.qualname
-    if not module or not qualname or "<" in qualname:
-        return None
-    found: Any = sys.modules.get(module)
-    for part in qualname.split("."):
-        found = getattr(found, part, None)
-    return f"{module}:{qualname}" if _definition_of(found) is definition else None
+    if module and qualname and "<" not in qualname:
+        found: Any = sys.modules.get(module)
+        for part in qualname.split("."):
+            found = getattr(found, part, None)
+        if _definition_of(found) is definition:
+            return f"{module}:{qualname}"
+    home = sys.modules.get(definition.home)
+    if home is not None and definition.parent is None:
+        for name, value in list(vars(home).items()):
+            if type(value) in _bindings and _definition_of(value) is definition:
+                return f"{definition.home}:{name}"
+    return None
+
+
+def names_bindings(cls: type[T]) -> type[T]:
+    """Class decorator: instances at the top of a module give their definition its name."""
+    _bindings.add(cls)
+    return cls
 
 
 # Reading ----------------------------------------------------------------------------------------

@@ -285,3 +285,8 @@ def cached_weakly(kind: type) -> type:
 def forget_traces() -> None:
     """Drop every trace and compilation that JAX has cached, after a rule has changed."""
     jax.clear_caches()
+
+
+def literal_as_array(x: Any) -> Any:
+    """An operand of a primitive; JAX hands literals of programs on as a kind of Python number."""
+    return x if hasattr(x, "shape") else jnp.asarray(x, jax.typeof(x).dtype)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jaxbind import _jax
 from jaxbind._errors import short_repr
 from jaxbind._static import NO_STATIC, Static, is_hashable
-from jaxbind._ufuncs import ufunc_of
+from jaxbind._ufuncs import input_names, ufunc_of
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _EMPTY = inspect.Parameter.empty
@@ -31,6 +31,7 @@ class Parameters:
       wants_wrt: whether a keyword-only parameter is called ``wrt``.
       out_place: how many positional parameters stand in front of ``out``, if it is one.
       out_named: whether it may be given by keyword.
+      numpy_names: of a ufunc, what NumPy calls the operands (``x1``), which options may say, too.
       fill: so many operands there must be (by the signature): defaults fill them up.
     """
 
@@ -45,14 +46,16 @@ class Parameters:
     fill: int = 0
     out_place: int | None = None
     out_named: bool = True
+    numpy_names: Mapping[Any, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, function: Callable, *, rule: bool = False) -> Parameters:
         """Inspect ``function``; in a rule (``rule=True``) ``wrt`` has a meaning of its own."""
         ufunc = ufunc_of(function)
         if ufunc is not None:
-            names = tuple(f"x{i + 1}" for i in range(ufunc.nin))
-            return cls(names, {}, frozenset(), False, {}, False, False)
+            names = input_names(ufunc)
+            other = {f"x{i + 1}": name for i, name in enumerate(names)}
+            return cls(names, {}, frozenset(), False, {}, False, False, numpy_names=other)
         try:
             parameters = inspect.signature(function).parameters.values()
         except (TypeError, ValueError):  # builtins without a text signature
@@ -212,8 +215,9 @@ def position(label: str, option: str, parameters: Parameters, argument: str | in
       TypeError: naming the arguments that there are.
     """
     names = parameters.operands
-    if isinstance(argument, str) and argument in names:
-        return names.index(argument)
+    named = parameters.numpy_names.get(argument, argument)
+    if isinstance(named, str) and named in names:
+        return names.index(named)
     if isinstance(argument, int) and not isinstance(argument, bool):
         if 0 <= argument < len(names) or (argument >= 0 and parameters.variadic):
             return argument

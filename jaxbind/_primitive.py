@@ -107,7 +107,6 @@ def _transpose(cotangents: Sequence[Any], *operands: Any, call: Call) -> list[An
     undefined = [ad.is_undefined_primal(x) for x in operands]
     if all(type(ct) is ad.Zero for ct in cotangents):
         return [ad.Zero(x.aval) if u else None for x, u in zip(operands, undefined, strict=True)]
-    operands = tuple(x if u else jnp.asarray(x) for x, u in zip(operands, undefined, strict=True))
     cts = [jnp.asarray(ad.instantiate_zeros(ct)) if _has_tangent(ct) else None for ct in cotangents]
     definition = call.definition
     kinds = definition.role.kinds(call, [_aval(x) for x in operands])

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxbind import _dtypes
+from jaxbind import _dtypes, _jax
 from jaxbind._call import Call, Outputs, core_struct, leaves_up_to, over_loops, owners
 from jaxbind._missing import MissingRule
 from jaxbind._parameters import Parameters
@@ -36,6 +36,7 @@ class TracedRule(Protocol):
 def inline(call: Call, operands: Sequence[Any]) -> list[Any]:
     """Apply the traced rule of ``call.definition`` over all loop dimensions."""
     definition = call.definition
+    operands = [_jax.literal_as_array(x) for x in operands]
     outputs = definition.outputs(call, [core_struct(x, call.loop) for x in operands])
 
     def core(*leaves: Any) -> list[Any]:

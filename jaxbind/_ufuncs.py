@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,18 @@ def ufunc_of(function: Any) -> np.ufunc | None:
     if isinstance(inner, np.ufunc) and type(function).__module__.startswith("numba."):
         return inner
     return None
+
+
+def input_names(ufunc: Any) -> tuple[str, ...]:
+    """What its documentation calls the inputs; NumPy's ``x1``, ``x2`` where it does not."""
+    call = re.compile(rf"^\s*{re.escape(ufunc.__name__)}\(([^()]*)", re.MULTILINE)
+    found = [f"x{i + 1}" for i in range(ufunc.nin)]
+    for match in call.finditer(ufunc.__doc__ or ""):  # the last is SciPy's own
+        names = [name.strip() for name in re.sub(r"[\[\]/]", "", match[1]).split(",")]
+        names = [name for name in names if name][: ufunc.nin]
+        if len(set(names)) == ufunc.nin and all(name.isidentifier() for name in names):
+            found = names
+    return tuple(found)
 
 
 class UfuncLoops:

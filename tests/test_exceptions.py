@@ -267,6 +267,7 @@ def test_an_exception_frees_what_it_held():
         raise ValueError(payload)
 
     message(elementwise(fails), x)
+    message(elementwise(lambda v: 1 / 0), x)  # `last_exception` holds one
     gc.collect()
     assert not any(type(o) is Payload for o in gc.get_objects())
 

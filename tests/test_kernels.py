@@ -2,8 +2,12 @@
 
 import ctypes
 import ctypes.util
+import importlib
+import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import hypothesis.strategies as st
 import jax
@@ -406,3 +410,37 @@ def test_the_pointers_own_signature_is_compared(lib):
     function.argtypes = [ctypes.py_object]
     with pytest.raises(TypeError, match="py_object is not supported"):
         Kernel(function, "()->()")
+
+
+F77 = """
+      subroutine gram(m, n, a, g)
+      integer m, n, i, j, k
+      double precision a(m, n), g(n, n)
+Cf2py intent(in) a
+Cf2py intent(out) g
+      do 30 j = 1, n
+        do 20 i = 1, n
+          g(i, j) = 0d0
+          do 10 k = 1, m
+            g(i, j) = g(i, j) + a(k, i) * a(k, j)
+   10     continue
+   20   continue
+   30 continue
+      end
+"""
+
+
+@pytest.mark.skipif(shutil.which("gfortran") is None, reason="no gfortran")
+def test_f2py(tmp_path, monkeypatch, x64):
+    pytest.importorskip("mesonbuild")
+    (tmp_path / "gram.f").write_text(F77)
+    build = [sys.executable, "-m", "numpy.f2py", "-c", "gram.f", "-m", "wrapped"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(
+        build, cwd=tmp_path, check=True, capture_output=True, env={**os.environ, "PATH": path}
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    wrapped = importlib.import_module("wrapped")
+    gram = Kernel(wrapped.gram, "(m,n)->(n,n)", args="m, n, a, out", convention="Fortran")
+    a = np.random.default_rng(0).normal(size=(3, 4, 2))
+    np.testing.assert_allclose(jaxbind.bind(gram)(a), np.swapaxes(a, 1, 2) @ a)

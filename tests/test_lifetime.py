@@ -177,6 +177,9 @@ def test_functions_are_freed_after_errors():
         fails(x).block_until_ready()
     with pytest.raises(ValueError):
         f(1.0)
+    other = jaxbind.bind(lambda v: 1 / 0, "(n)->(n)")
+    with pytest.raises(jax.errors.JaxRuntimeError):  # `last_exception` holds the last one
+        other(x).block_until_ready()
     del f, fails
     collect()
     assert function() is None

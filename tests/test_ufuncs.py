@@ -1,5 +1,8 @@
 """Ufuncs and gufuncs: their own loops, called without Python, give what NumPy gives."""
 
+import importlib
+import subprocess
+import sys
 import warnings
 
 import hypothesis.strategies as st
@@ -12,6 +15,7 @@ from hypothesis import given
 from hypothesis.extra import numpy as hnp
 
 import jaxbind
+from jaxbind import testing
 
 umath = np.linalg._umath_linalg
 SPECIAL = [u for u in vars(scipy.special).values() if isinstance(u, np.ufunc)]
@@ -274,3 +278,41 @@ def test_numba(x64):
         same(bound(*narrow), f(*narrow))
     same(jax.vmap(jaxbind.bind(scaled))(x, a), x * a[:, None])
     same(jaxbind.bind(scaled, threads=0)(np.tile(x, (500, 1)), 2.0), np.tile(x, (500, 1)) * 2)
+
+
+CYTHON = """
+cimport cython
+
+@cython.ufunc
+cdef double cubed(double x) noexcept nogil:
+    return x * x * x
+
+@cython.ufunc
+cdef (double, int) parted(double x, long n) noexcept nogil:
+    return x * n, <int>n
+"""
+SETUP = """
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+module = Extension("ufuncs", ["ufuncs.pyx"], include_dirs=[numpy.get_include()])
+setup(ext_modules=cythonize([module], language_level=3))
+"""
+
+
+def test_cythons_ufuncs(tmp_path, monkeypatch, x64):
+    (tmp_path / "ufuncs.pyx").write_text(CYTHON)
+    (tmp_path / "setup.py").write_text(SETUP)
+    build = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+    subprocess.run(build, cwd=tmp_path, check=True, capture_output=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    ufuncs = importlib.import_module("ufuncs")
+    cubed = jaxbind.bind(ufuncs.cubed, threads=2)
+    cubed.def_partials(lambda x: 3 * x**2)
+    x = np.linspace(-1, 1, 3000).reshape(2, 3, 500)
+    np.testing.assert_array_equal(jax.vmap(cubed)(x), ufuncs.cubed(x))
+    testing.check(cubed, max_examples=10, laws=["jvp", "adjoint", "vmap"])
+    parted = jaxbind.bind(ufuncs.parted)
+    for got, want in zip(parted(x, np.arange(500)), ufuncs.parted(x, np.arange(500))):
+        np.testing.assert_array_equal(got, want)

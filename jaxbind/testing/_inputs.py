@@ -108,7 +108,7 @@ class Drawing:
                 " (3, 4)))"
             )
         names = tuple(subject.parameter(i) for i in range(len(signature.inputs)))
-        by_name = _by_name(subject.label, "elements", names, elements)
+        by_name = _by_name(subject, "elements", names, elements)
         for name, given in by_name.items():
             if not (isinstance(given, SearchStrategy) or callable(given)):
                 raise TypeError(
@@ -124,7 +124,7 @@ class Drawing:
     def _families(
         self, subject: Subject, dtypes: Any, statics: Sequence[Static]
     ) -> tuple[Family, ...]:
-        by_name = _by_name(subject.label, "dtypes", self.names, dtypes)
+        by_name = _by_name(subject, "dtypes", self.names, dtypes)
         given = [dtypes_of(by_name.get(name)) for name in self.names]
         given = [
             found or self._dtype_of_elements(e)
@@ -395,18 +395,21 @@ def _declares_dtypes(subject: Subject) -> bool:
     return getattr(subject.binding.definition.role.shapes, "dtypes", None) is not None  # pyright: ignore
 
 
-def _by_name(label: str, option: str, names: Sequence[str], given: Any) -> dict[str, Any]:
+def _by_name(subject: Subject, option: str, names: Sequence[str], given: Any) -> dict[str, Any]:
     if given is None:
         return {}
     if not isinstance(given, Mapping):
         return dict.fromkeys(names, given)
-    for name in given:
+    definition = getattr(subject.binding, "definition", None)
+    other = definition.parameters.numpy_names if definition else {}
+    found = {other.get(name, name): value for name, value in given.items()}
+    for name in found:
         if name not in names:
             raise TypeError(
-                f"jaxbind.testing: {option} names {name!r}, which is no argument of {label}; it"
-                f" has {', '.join(names)}"
+                f"jaxbind.testing: {option} names {name!r}, which is no argument of"
+                f" {subject.label}; it has {', '.join(names)}"
             )
-    return dict(given)
+    return found
 
 
 def dtypes_of(given: Any) -> tuple[np.dtype, ...] | None:

@@ -1,0 +1,312 @@
+"""Bessel functions and their kin: DLMF chapters 9, 10 and 11.
+
+There is no closed form for derivatives with respect to the order (DLMF 10.15 and 10.38 have them
+at special orders).
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import scipy.special
+
+from jaxbind.contrib.special._gamma import rgamma
+from jaxbind.contrib.special._table import integers, real_only, special
+
+ORDER, POSITIVE = (-3.3, 6.7), (0.2, 20)
+
+# Bessel and Hankel functions --------------------------------------------------------------------
+
+CYLINDER = "DLMF 10.6.1"  # 2 C'_v = C_(v-1) - C_(v+1), for J, Y and both H
+
+jv = special(
+    "jv",
+    None,
+    lambda v, z: (jv(v - 1, z) - jv(v + 1, z)) / 2,
+    source=CYLINDER,
+    domain=(ORDER, POSITIVE),
+    analytic=True,
+)
+jn = special(
+    "jn",
+    None,
+    lambda v, z: (jn(v - 1, z) - jn(v + 1, z)) / 2,
+    source=CYLINDER,
+    domain=(ORDER, POSITIVE),
+    analytic=True,
+)
+yv = special(
+    "yv",
+    None,
+    lambda v, z: (yv(v - 1, z) - yv(v + 1, z)) / 2,
+    source=CYLINDER,
+    domain=(ORDER, POSITIVE),
+    analytic=True,
+)
+yn = special(
+    "yn",
+    None,
+    lambda n, x: (yn(n - 1, x) - yn(n + 1, x)) / 2,
+    source=CYLINDER,
+    domain=(integers(0, 8), POSITIVE),
+)
+hankel1 = special(
+    "hankel1",
+    None,
+    lambda v, z: (hankel1(v - 1, z) - hankel1(v + 1, z)) / 2,
+    source=CYLINDER,
+    domain=(ORDER, POSITIVE),
+    analytic=True,
+)
+hankel2 = special(
+    "hankel2",
+    None,
+    lambda v, z: (hankel2(v - 1, z) - hankel2(v + 1, z)) / 2,
+    source=CYLINDER,
+    domain=(ORDER, POSITIVE),
+    analytic=True,
+)
+hankel1e = special(
+    "hankel1e",
+    None,
+    lambda v, z: (hankel1e(v - 1, z) - hankel1e(v + 1, z)) / 2 - 1j * hankel1e(v, z),
+    source=CYLINDER,
+    domain=(ORDER, POSITIVE),
+    analytic=True,
+)
+hankel2e = special(
+    "hankel2e",
+    None,
+    lambda v, z: (hankel2e(v - 1, z) - hankel2e(v + 1, z)) / 2 + 1j * hankel2e(v, z),
+    source=CYLINDER,
+    domain=(ORDER, POSITIVE),
+    analytic=True,
+)
+
+
+def _jve(v, z):
+    real_only("jve", z)
+    return (jve(v - 1, z) - jve(v + 1, z)) / 2
+
+
+def _yve(v, z):
+    real_only("yve", z)
+    return (yve(v - 1, z) - yve(v + 1, z)) / 2
+
+
+jve = special("jve", None, _jve, source=CYLINDER, domain=(ORDER, POSITIVE))
+yve = special("yve", None, _yve, source=CYLINDER, domain=(ORDER, POSITIVE))
+j0 = special("j0", lambda x: -j1(x), source="DLMF 10.6.3", domain=((-20, 20),))
+j1 = special("j1", lambda x: (j0(x) - jv(2, x)) / 2, source=CYLINDER, domain=((-20, 20),))
+y0 = special("y0", lambda x: -y1(x), source="DLMF 10.6.3", domain=(POSITIVE,))
+y1 = special("y1", lambda x: (y0(x) - yn(2, x)) / 2, source=CYLINDER, domain=(POSITIVE,))
+
+# Modified Bessel functions ----------------------------------------------------------------------
+
+MODIFIED = "DLMF 10.29.1"
+
+iv = special(
+    "iv",
+    None,
+    lambda v, z: (iv(v - 1, z) + iv(v + 1, z)) / 2,
+    source=MODIFIED,
+    domain=(ORDER, POSITIVE),
+    analytic=True,
+)
+kv = special(
+    "kv",
+    None,
+    lambda v, z: -(kv(v - 1, z) + kv(v + 1, z)) / 2,
+    source=MODIFIED,
+    domain=(ORDER, POSITIVE),
+    analytic=True,
+)
+kn = special(
+    "kn",
+    None,
+    lambda n, x: -(kn(n - 1, x) + kn(n + 1, x)) / 2,
+    source=MODIFIED,
+    domain=(integers(0, 8), POSITIVE),
+)
+kve = special(
+    "kve",
+    None,
+    lambda v, z: kve(v, z) - (kve(v - 1, z) + kve(v + 1, z)) / 2,
+    source=MODIFIED,
+    domain=(ORDER, POSITIVE),
+    analytic=True,
+)
+
+
+def _ive(v, z):
+    real_only("ive", z)
+    return (ive(v - 1, z) + ive(v + 1, z)) / 2 - jnp.sign(z) * ive(v, z)
+
+
+ive = special("ive", None, _ive, source=MODIFIED, domain=(ORDER, POSITIVE))
+i0 = special("i0", lambda x: i1(x), source="DLMF 10.29.3", domain=((-20, 20),))
+i1 = special("i1", lambda x: (i0(x) + iv(2, x)) / 2, source=MODIFIED, domain=((-20, 20),))
+i0e = special(
+    "i0e",
+    lambda x: i1e(x) - jnp.sign(x) * i0e(x),
+    source="DLMF 10.29.3",
+    domain=(POSITIVE,),
+)
+i1e = special(
+    "i1e",
+    lambda x: (i0e(x) + ive(2, x)) / 2 - jnp.sign(x) * i1e(x),
+    source=MODIFIED,
+    domain=(POSITIVE,),
+)
+k0 = special("k0", lambda x: -k1(x), source="DLMF 10.29.3", domain=(POSITIVE,))
+k1 = special("k1", lambda x: -(k0(x) + kn(2, x)) / 2, source=MODIFIED, domain=(POSITIVE,))
+k0e = special("k0e", lambda x: k0e(x) - k1e(x), source="DLMF 10.29.3", domain=(POSITIVE,))
+k1e = special(
+    "k1e", lambda x: k1e(x) - (k0e(x) + kve(2, x)) / 2, source=MODIFIED, domain=(POSITIVE,)
+)
+
+
+# Spherical Bessel functions ---------------------------------------------------------------------
+
+SPHERICAL = "DLMF 10.51.1 and 10.51.4"
+
+
+def _neighbours(f, n, z, sign):
+    below = jnp.maximum(n - 1, 0)  # its factor is 0 where n is
+    return (n * f(below, z) + sign * (n + 1) * f(n + 1, z)) / (2 * n + 1)
+
+
+def _spherical(function, rule):
+    domain = (integers(0, 8), POSITIVE)
+    return special(
+        function, None, rule, source=SPHERICAL, domain=domain, analytic=True, signature="(),()->()"
+    )
+
+
+spherical_jn = _spherical(
+    scipy.special.spherical_jn, lambda n, z: _neighbours(spherical_jn, n, z, -1)
+)
+spherical_yn = _spherical(
+    scipy.special.spherical_yn, lambda n, z: _neighbours(spherical_yn, n, z, -1)
+)
+spherical_in = _spherical(
+    scipy.special.spherical_in, lambda n, z: _neighbours(spherical_in, n, z, 1)
+)
+spherical_kn = _spherical(
+    scipy.special.spherical_kn, lambda n, z: -_neighbours(spherical_kn, n, z, 1)
+)
+
+# Airy functions ---------------------------------------------------------------------------------
+
+airy = special(
+    "airy", lambda z: _airy(z, *airy(z)), source="DLMF 9.2.1", domain=((-8, 4),), analytic=True
+)
+
+
+def _airy(z, ai, aip, bi, bip):
+    return aip, z * ai, bip, z * bi
+
+
+def _airye(z):
+    """Scaled by exp(±ζ), ζ = 2/3 z^(3/2); the scale of Bi is 1 where ζ is imaginary."""
+    real_only("airye", z)
+    ai, aip, bi, bip = airye(z)
+    root = jnp.sqrt(jnp.where(z < 0, jnp.nan, z))
+    down = jnp.sqrt(jnp.maximum(z, 0))
+    return aip + root * ai, z * ai + root * aip, bip - down * bi, z * bi - down * bip
+
+
+airye = special("airye", _airye, source="DLMF 9.2.1", domain=((0.1, 8),))
+itairy = special(
+    "itairy",
+    lambda x: (*airy(x)[::2], *airy(-x)[::2]),
+    source="DLMF 9.10",
+    domain=((-4, 2),),
+    rtol=1e-2,  # of SciPy 1.18, against Ai itself
+)
+
+# Kelvin functions: x² w'' + x w' = i x² w for ber + i bei and ker + i kei -------------------------
+
+KELVIN = "DLMF 10.61.3"
+
+
+ber = special("ber", lambda x: berp(x), source=KELVIN, domain=((0.2, 10),))
+bei = special("bei", lambda x: beip(x), source=KELVIN, domain=((0.2, 10),))
+ker = special("ker", lambda x: kerp(x), source=KELVIN, domain=((0.2, 10),))
+kei = special("kei", lambda x: keip(x), source=KELVIN, domain=((0.2, 10),))
+berp = special("berp", lambda x: -bei(x) - berp(x) / x, source=KELVIN, domain=((0.2, 10),))
+beip = special("beip", lambda x: ber(x) - beip(x) / x, source=KELVIN, domain=((0.2, 10),))
+kerp = special("kerp", lambda x: -kei(x) - kerp(x) / x, source=KELVIN, domain=((0.2, 10),))
+keip = special("keip", lambda x: ker(x) - keip(x) / x, source=KELVIN, domain=((0.2, 10),))
+
+
+def _kelvin(x):
+    be, ke, bep, kep = kelvin(x)
+    return bep, kep, 1j * be - bep / x, 1j * ke - kep / x
+
+
+kelvin = special("kelvin", _kelvin, source=KELVIN, domain=((0.2, 10),))
+
+# Struve functions -------------------------------------------------------------------------------
+
+
+def _power(v, x):
+    return (x / 2) ** v * rgamma(v + 1.5) / np.sqrt(np.pi)
+
+
+struve = special(
+    "struve",
+    None,
+    lambda v, x: (struve(v - 1, x) - struve(v + 1, x) + _power(v, x)) / 2,
+    source="DLMF 11.4.23",
+    domain=((0, 6.7), POSITIVE),
+)
+modstruve = special(
+    "modstruve",
+    None,
+    lambda v, x: (modstruve(v - 1, x) + modstruve(v + 1, x) + _power(v, x)) / 2,
+    source="DLMF 11.4.25",
+    domain=((0, 6.7), POSITIVE),
+)
+
+# Integrals --------------------------------------------------------------------------------------
+
+INTEGRAL = "integrand (DLMF 10.43, 11.7)"
+
+itj0y0 = special("itj0y0", lambda x: (j0(x), y0(x)), source=INTEGRAL, domain=(POSITIVE,))
+iti0k0 = special("iti0k0", lambda x: (i0(x), k0(x)), source=INTEGRAL, domain=((0.2, 10),))
+it2j0y0 = special(
+    "it2j0y0", lambda x: ((1 - j0(x)) / x, -y0(x) / x), source=INTEGRAL, domain=(POSITIVE,)
+)
+it2i0k0 = special(
+    "it2i0k0", lambda x: ((i0(x) - 1) / x, -k0(x) / x), source=INTEGRAL, domain=((0.2, 10),)
+)
+itstruve0 = special("itstruve0", lambda x: struve(0, x), source=INTEGRAL, domain=(POSITIVE,))
+it2struve0 = special("it2struve0", lambda x: -struve(0, x) / x, source=INTEGRAL, domain=(POSITIVE,))
+itmodstruve0 = special(
+    "itmodstruve0", lambda x: modstruve(0, x), source=INTEGRAL, domain=((0.2, 10),)
+)
+besselpoly = special(
+    "besselpoly",
+    lambda a, lmb, nu: besselpoly(a, lmb + 1, nu - 1) - besselpoly(a, lmb + 1, nu + 1),
+    None,
+    None,
+    source=CYLINDER + " under the integral",
+    domain=((0.2, 5), (0.5, 3), (1, 4)),
+)
+wright_bessel = special(
+    "wright_bessel",
+    None,
+    None,
+    lambda a, b, x: wright_bessel(a, a + b, x),
+    source="term by term (DLMF 10.46.1)",
+    domain=((0.2, 3), (0.2, 3), (0.1, 5)),
+)
+log_wright_bessel = special(
+    "log_wright_bessel",
+    None,
+    None,
+    lambda a, b, x: jnp.exp(log_wright_bessel(a, a + b, x) - log_wright_bessel(a, b, x)),
+    source="term by term (DLMF 10.46.1)",
+    domain=((0.2, 3), (0.2, 3), (0.1, 5)),
+)

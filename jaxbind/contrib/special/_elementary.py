@@ -1,0 +1,106 @@
+"""Elementary functions that SciPy computes without loss of digits."""
+
+from __future__ import annotations
+
+from math import log
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbind.contrib.special._table import special
+
+SOURCE = "elementary"
+DEGREE = np.pi / 180
+
+# Exponentials, logarithms and powers ------------------------------------------------------------
+
+cbrt = special("cbrt", lambda x: 1 / (3 * cbrt(x) ** 2), source=SOURCE, domain=((0.1, 20),))
+exp2 = special("exp2", lambda x: log(2) * exp2(x), source=SOURCE, domain=((-8, 8),))
+exp10 = special("exp10", lambda x: log(10) * exp10(x), source=SOURCE, domain=((-4, 4),))
+expm1 = special("expm1", jnp.exp, source=SOURCE, domain=((-5, 5),), analytic=True)
+log1p = special("log1p", lambda x: 1 / (1 + x), source=SOURCE, domain=((-0.9, 9),), analytic=True)
+xlogy = special(
+    "xlogy",
+    lambda x, y: jnp.log(y),
+    lambda x, y: x / y,
+    source=SOURCE,
+    domain=((0.1, 5), (0.1, 5)),
+    analytic=True,
+)
+xlog1py = special(
+    "xlog1py",
+    lambda x, y: log1p(y),
+    lambda x, y: x / (1 + y),
+    source=SOURCE,
+    domain=((0.1, 5), (-0.9, 5)),
+    analytic=True,
+)
+powm1 = special(
+    "powm1",
+    lambda x, y: y * x ** (y - 1),
+    lambda x, y: x**y * jnp.log(x),
+    source=SOURCE,
+    domain=((0.1, 5), (-3, 3)),
+)
+
+# Angles in degrees ------------------------------------------------------------------------------
+
+cosm1 = special("cosm1", lambda x: -jnp.sin(x), source=SOURCE, domain=((-6, 6),))
+sindg = special("sindg", lambda x: DEGREE * cosdg(x), source=SOURCE, domain=((-360, 360),))
+cosdg = special("cosdg", lambda x: -DEGREE * sindg(x), source=SOURCE, domain=((-360, 360),))
+tandg = special("tandg", lambda x: DEGREE * (1 + tandg(x) ** 2), source=SOURCE, domain=((-80, 80),))
+cotdg = special(
+    "cotdg", lambda x: -DEGREE * (1 + cotdg(x) ** 2), source=SOURCE, domain=((10, 170),)
+)
+radian = special(
+    "radian",
+    lambda d, m, s: jnp.full_like(d, DEGREE),
+    lambda d, m, s: jnp.full_like(d, DEGREE / 60),
+    lambda d, m, s: jnp.full_like(d, DEGREE / 3600),
+    source=SOURCE,
+    domain=((-180, 180), (0, 60), (0, 60)),
+)
+
+# Entropies, losses and logistic functions -------------------------------------------------------
+
+entr = special("entr", lambda x: -jnp.log(x) - 1, source=SOURCE, domain=((0.1, 5),))
+rel_entr = special(
+    "rel_entr",
+    lambda x, y: jnp.log(x / y) + 1,
+    lambda x, y: -x / y,
+    source=SOURCE,
+    domain=((0.1, 5), (0.1, 5)),
+)
+kl_div = special(
+    "kl_div",
+    lambda x, y: jnp.log(x / y),
+    lambda x, y: 1 - x / y,
+    source=SOURCE,
+    domain=((0.1, 5), (0.1, 5)),
+)
+huber = special(
+    "huber",
+    lambda delta, r: jnp.maximum(abs(r) - delta, 0),
+    lambda delta, r: jnp.clip(r, -delta, delta),
+    source=SOURCE,
+    domain=((0.1, 3), (-5, 5)),
+)
+
+
+def _pseudo_huber_in_delta(delta, r):
+    """2 (s - delta) - r²/s with s = sqrt(delta² + r²), without the cancellation."""
+    s = jnp.hypot(delta, r)
+    return r**4 / (s * (s + delta) ** 2)
+
+
+pseudo_huber = special(
+    "pseudo_huber",
+    _pseudo_huber_in_delta,
+    lambda delta, r: delta * r / jnp.hypot(delta, r),
+    source=SOURCE,
+    domain=((0.1, 3), (-5, 5)),
+)
+expit = special("expit", lambda x: expit(x) * expit(-x), source=SOURCE, domain=((-10, 10),))
+log_expit = special("log_expit", lambda x: expit(-x), source=SOURCE, domain=((-10, 10),))
+logit = special("logit", lambda p: 1 / (p * (1 - p)), source=SOURCE, domain=((0.05, 0.95),))
+round = special("round", jnp.zeros_like, source="constant between steps", domain=((-5, 5),))

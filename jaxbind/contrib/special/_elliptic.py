@@ -1,0 +1,219 @@
+"""Elliptic integrals and functions: DLMF chapters 19 and 22, in the parameter m = k²."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbind.contrib.special._hypergeometric import hyp2f1
+from jaxbind.contrib.special._table import either, special
+
+# Carlson's symmetric integrals ------------------------------------------------------------------
+#
+# R_J's derivative is a divided difference, 0/0 where p is equal to another argument.
+
+ARGUMENT = (0.2, 8)
+CARLSON = "DLMF 19.18"
+
+elliprf = special(
+    "elliprf",
+    lambda x, y, z: -elliprd(y, z, x) / 6,
+    lambda x, y, z: -elliprd(x, z, y) / 6,
+    lambda x, y, z: -elliprd(x, y, z) / 6,
+    source="DLMF 19.18.1",
+    domain=(ARGUMENT, ARGUMENT, ARGUMENT),
+    analytic=True,
+)
+elliprg = special(
+    "elliprg",
+    lambda x, y, z: (elliprf(x, y, z) - x * elliprd(y, z, x) / 3) / 4,
+    lambda x, y, z: (elliprf(x, y, z) - y * elliprd(x, z, y) / 3) / 4,
+    lambda x, y, z: (elliprf(x, y, z) - z * elliprd(x, y, z) / 3) / 4,
+    source="DLMF 19.16.3 and 19.18.1",
+    domain=(ARGUMENT, ARGUMENT, ARGUMENT),
+    analytic=True,
+)
+
+
+def _principal(y):
+    """Where R_C is a Cauchy principal value."""
+    return (jnp.real(y) < 0) & (jnp.imag(y) == 0)
+
+
+def _elliprc_in_x(x, y):
+    principal = _principal(y)
+    usual = jnp.where(principal, jnp.ones_like(y), y)
+    closed = (elliprc(x, y) - 1 / jnp.sqrt(x)) / (2 * (jnp.where(principal, y, -x) - x))
+    return jnp.where(principal, closed, -elliprd(usual, usual, x) / 6)
+
+
+def _elliprc_in_y(x, y):
+    """From homogeneity: x ∂/∂x + y ∂/∂y = -1/2."""
+    return -(elliprc(x, y) / 2 + x * _elliprc_in_x(x, y)) / y
+
+
+elliprc = special(
+    "elliprc",
+    _elliprc_in_x,
+    _elliprc_in_y,
+    source="DLMF 19.18.1 and 19.6.15",
+    domain=(ARGUMENT, ARGUMENT),
+    analytic=True,
+)
+
+
+def _elliprd_in_x(x, y, z):
+    """-3/4 ∫ (t+x)^(-3/2) (t+y)^(-1/2) (t+z)^(-3/2): a divided difference of R_D.
+
+    Where x is near z, in powers of ε = (z-x)/(z+x) about their mean μ: (t+x)(t+z) is
+    (t+μ)² - (με)², and what is left under the integral is hypergeometric (DLMF 19.16.18).
+    """
+    mean, eps = (x + z) / 2, (z - x) / (z + x)
+    near = abs(eps) < 0.02
+    apart = jnp.where(near, jnp.ones_like(z), z - x)
+    divided = (elliprd(x, y, z) - elliprd(y, z, x)) / (2 * apart)
+    small, ratio = jnp.where(near, eps, 0) ** 2, 1 - jnp.where(near, y / mean, 1)
+    terms = [1.0, 1.5, 1.875, 2.1875, 2.4609375]  # (3/2)_j / j!
+    series = sum(
+        term * small**j / (2 * j + 2.5) * hyp2f1(2 * j + 2.5, 0.5, 2 * j + 3.5, ratio)
+        for j, term in enumerate(terms)
+    )
+    return jnp.where(near, -0.75 * series / mean**2.5, divided)
+
+
+def _elliprd_in_z(x, y, z):
+    """From homogeneity: x ∂/∂x + y ∂/∂y + z ∂/∂z = -3/2."""
+    moved = x * _elliprd_in_x(x, y, z) + y * _elliprd_in_x(y, x, z)
+    return -(1.5 * elliprd(x, y, z) + moved) / z
+
+
+elliprd = special(
+    "elliprd",
+    lambda x, y, z: _elliprd_in_x(x, y, z),
+    lambda x, y, z: _elliprd_in_x(y, x, z),
+    _elliprd_in_z,
+    source="DLMF 19.16.5, in partial fractions, and 19.18.12",
+    domain=(ARGUMENT, ARGUMENT, ARGUMENT),
+    analytic=True,
+)
+
+
+def _elliprj_in_x(x, y, z, p):
+    return (elliprj(x, y, z, p) - elliprd(y, z, x)) / (2 * (p - x))
+
+
+def _elliprj_in_p(x, y, z, p):
+    moved = (
+        x * _elliprj_in_x(x, y, z, p)
+        + y * _elliprj_in_x(y, x, z, p)
+        + z * _elliprj_in_x(z, x, y, p)
+    )
+    return -(1.5 * elliprj(x, y, z, p) + moved) / p
+
+
+elliprj = special(
+    "elliprj",
+    lambda x, y, z, p: _elliprj_in_x(x, y, z, p),
+    lambda x, y, z, p: _elliprj_in_x(y, x, z, p),
+    lambda x, y, z, p: _elliprj_in_x(z, x, y, p),
+    _elliprj_in_p,
+    source="DLMF 19.16.2, in partial fractions, and 19.18.12",
+    domain=((0.2, 1.5), (0.2, 1.5), (0.2, 1.5), (2, 8)),
+)
+
+# Legendre's integrals ---------------------------------------------------------------------------
+
+
+def _dk(m, rest):
+    """dK/dm for m = 1 - rest: hypergeometric near m = 0, where the closed form is 0/0."""
+    near = abs(m) < 0.5
+    small, p = jnp.where(near, m, 0), jnp.where(near, 0.5, rest)
+    series = np.pi / 8 * hyp2f1(1.5, 1.5, 2.0, small)
+    closed = (ellipe(1 - p) - p * ellipkm1(p)) / (2 * p * (1 - p))
+    return jnp.where(near, series, closed)
+
+
+def _de(m):
+    return either(
+        abs(m) < 0.5,
+        m,
+        lambda m: -np.pi / 8 * hyp2f1(0.5, 1.5, 2.0, m),
+        lambda m: (ellipe(m) - ellipk(m)) / (2 * m),
+        0.5,
+    )
+
+
+COMPLETE = "DLMF 19.4.1 and 19.5.1"
+ellipk = special("ellipk", lambda m: _dk(m, 1 - m), source=COMPLETE, domain=((-5, 0.95),))
+ellipkm1 = special("ellipkm1", lambda p: -_dk(1 - p, p), source=COMPLETE, domain=((0.05, 3),))
+ellipe = special("ellipe", _de, source="DLMF 19.4.2 and 19.5.2", domain=((-5, 0.95),))
+
+
+def _periods(phi):
+    """phi = n pi + the rest, which is at most pi/2 in size: n, and sine and cosine of the rest."""
+    n = jnp.round(phi / np.pi)
+    rest = phi - n * np.pi
+    return n, jnp.sin(rest), jnp.cos(rest)
+
+
+def _df(phi, m):
+    n, s, c = _periods(phi)
+    return 2 * n * _dk(m, 1 - m) + s**3 / 6 * elliprd(c**2, 1.0, 1 - m * s**2)
+
+
+def _de_incomplete(phi, m):
+    n, s, c = _periods(phi)
+    return 2 * n * _de(m) - s**3 / 6 * elliprd(c**2, 1 - m * s**2, 1.0)
+
+
+ellipkinc = special(
+    "ellipkinc",
+    lambda phi, m: 1 / jnp.sqrt(1 - m * jnp.sin(phi) ** 2),
+    _df,
+    source="DLMF 19.2.4, 19.25.5 and 19.18.1",
+    domain=((-6, 6), (-5, 0.9)),
+)
+ellipeinc = special(
+    "ellipeinc",
+    lambda phi, m: jnp.sqrt(1 - m * jnp.sin(phi) ** 2),
+    _de_incomplete,
+    source="DLMF 19.2.5, 19.4.6 and 19.25.9",
+    domain=((-6, 6), (-5, 0.9)),
+)
+
+
+def _agm_in_b(a, b):
+    """M(a, b) = pi a / (2 K(1 - (b/a)²)) (DLMF 19.8.5)."""
+    p = (b / a) ** 2
+    return 4 * agm(a, b) ** 2 * b / (np.pi * a**3) * _dk(1 - p, p)
+
+
+agm = special(
+    "agm",
+    lambda a, b: (agm(a, b) - b * _agm_in_b(a, b)) / a,
+    _agm_in_b,
+    source="DLMF 19.8.5 and 19.4.1",
+    domain=((0.3, 8), (0.3, 8)),
+)
+
+# Jacobi's functions: am(u, m) is the inverse of F(phi, m), so ∂am/∂m = -dn ∂F/∂m ------------------
+
+
+def _ellipj_in_u(u, m):
+    sn, cn, dn, _ = ellipj(u, m)
+    return cn * dn, -sn * dn, -m * sn * cn, dn
+
+
+def _ellipj_in_m(u, m):
+    sn, cn, dn, amplitude = ellipj(u, m)
+    turned = -dn * _df(amplitude, m)
+    return cn * turned, -sn * turned, -(sn**2 + 2 * m * sn * cn * turned) / (2 * dn), turned
+
+
+ellipj = special(
+    "ellipj",
+    _ellipj_in_u,
+    _ellipj_in_m,
+    source="DLMF 22.13.1 to 22.13.3, 22.16.1 and 19.25.5",
+    domain=((-6, 6), (0.05, 0.9)),
+)

@@ -1,0 +1,156 @@
+"""Error functions, Fresnel integrals and exponential integrals: DLMF chapters 6, 7 and 8.19."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxbind.contrib.special._bessel import spherical_in, spherical_jn
+from jaxbind.contrib.special._hypergeometric import hyp2f1
+from jaxbind.contrib.special._table import either, integers, special
+
+ROOT = np.sqrt(np.pi)
+
+# Error functions --------------------------------------------------------------------------------
+
+ERF = "DLMF 7.2.1"
+
+erf = special(
+    "erf", lambda z: 2 / ROOT * jnp.exp(-(z**2)), source=ERF, domain=((-4, 4),), analytic=True
+)
+erfc = special(
+    "erfc", lambda z: -2 / ROOT * jnp.exp(-(z**2)), source=ERF, domain=((-4, 4),), analytic=True
+)
+erfi = special(
+    "erfi", lambda z: 2 / ROOT * jnp.exp(z**2), source=ERF, domain=((-3, 3),), analytic=True
+)
+erfcx = special(
+    "erfcx", lambda z: 2 * z * erfcx(z) - 2 / ROOT, source=ERF, domain=((-2, 4),), analytic=True
+)
+dawsn = special(
+    "dawsn", lambda z: 1 - 2 * z * dawsn(z), source="DLMF 7.2.5", domain=((-4, 4),), analytic=True
+)
+wofz = special(
+    "wofz",
+    lambda z: 2j / ROOT - 2 * z * wofz(z),
+    source="DLMF 7.10.2",
+    domain=((-4, 4),),
+    analytic=True,
+)
+erfinv = special(
+    "erfinv", lambda y: ROOT / 2 * jnp.exp(erfinv(y) ** 2), source=ERF, domain=((-0.95, 0.95),)
+)
+erfcinv = special(
+    "erfcinv", lambda y: -ROOT / 2 * jnp.exp(erfcinv(y) ** 2), source=ERF, domain=((0.05, 1.95),)
+)
+
+
+def _voigt(x, sigma, gamma):
+    """V = Re w(z) / (sigma sqrt(2 pi)) with z = (x + i gamma) / (sigma sqrt 2)."""
+    z = (x + 1j * gamma) / (sigma * np.sqrt(2))
+    slope = 2j / ROOT - 2 * z * wofz(z)
+    scale = 1 / (sigma * np.sqrt(2 * np.pi))
+    return z, slope, scale
+
+
+def _voigt_in_x(x, sigma, gamma):
+    _, slope, scale = _voigt(x, sigma, gamma)
+    return jnp.real(slope) * scale / (sigma * np.sqrt(2))
+
+
+def _voigt_in_sigma(x, sigma, gamma):
+    z, slope, scale = _voigt(x, sigma, gamma)
+    return -(voigt_profile(x, sigma, gamma) + jnp.real(slope * z) * scale) / sigma
+
+
+def _voigt_in_gamma(x, sigma, gamma):
+    _, slope, scale = _voigt(x, sigma, gamma)
+    return -jnp.imag(slope) * scale / (sigma * np.sqrt(2))
+
+
+voigt_profile = special(
+    "voigt_profile",
+    _voigt_in_x,
+    _voigt_in_sigma,
+    _voigt_in_gamma,
+    source="DLMF 7.19.1 and 7.10.2",
+    domain=((-4, 4), (0.5, 3), (0.2, 3)),
+)
+owens_t = special(
+    "owens_t",
+    lambda h, a: -jnp.exp(-(h**2) / 2) * erf(h * a / np.sqrt(2)) / (2 * np.sqrt(2 * np.pi)),
+    lambda h, a: jnp.exp(-(h**2) * (1 + a**2) / 2) / (2 * np.pi * (1 + a**2)),
+    source="its integral (Owen 1956)",
+    domain=((-3, 3), (-3, 3)),
+)
+
+# Fresnel integrals ------------------------------------------------------------------------------
+
+fresnel = special(
+    "fresnel",
+    lambda z: (jnp.sin(np.pi / 2 * z**2), jnp.cos(np.pi / 2 * z**2)),
+    source="DLMF 7.2.7 and 7.2.8",
+    domain=((-4, 4),),
+    analytic=True,
+)
+
+
+def _modified_fresnel(sign, x, k):
+    turned = np.exp(-1j * sign * np.pi / 4) / ROOT
+    return -jnp.exp(1j * sign * x**2), -2j * sign * x * k - turned
+
+
+modfresnelp = special(
+    "modfresnelp",
+    lambda x: _modified_fresnel(1, x, modfresnelp(x)[1]),
+    source="DLMF 7.2.6 (scaled)",
+    domain=((0.1, 3),),  # SciPy 1.18 is wrong for negative numbers
+)
+modfresnelm = special(
+    "modfresnelm",
+    lambda x: _modified_fresnel(-1, x, modfresnelm(x)[1]),
+    source="DLMF 7.2.6 (scaled)",
+    domain=((0.1, 3),),  # SciPy 1.18 is wrong for negative numbers
+)
+
+# Exponential integrals --------------------------------------------------------------------------
+
+exp1 = special(
+    "exp1", lambda z: -jnp.exp(-z) / z, source="DLMF 6.2.1", domain=((0.1, 10),), analytic=True
+)
+expi = special(
+    "expi", lambda x: jnp.exp(x) / x, source="DLMF 6.2.5", domain=((0.1, 10),), analytic=True
+)
+
+
+def _expn(n, x):
+    zeroth = -jnp.exp(-x) * (1 / x + 1 / x**2)
+    return jnp.where(n == 0, zeroth, -expn(jnp.maximum(n - 1, 0), x))
+
+
+expn = special("expn", None, _expn, source="DLMF 8.19.13", domain=(integers(0, 8), (0.1, 10)))
+sici = special(
+    "sici",
+    lambda x: (spherical_jn(0, x), jnp.cos(x) / x),
+    source="DLMF 6.2.9 and 6.2.13",
+    domain=((0.1, 10),),
+    analytic=True,
+)
+shichi = special(
+    "shichi",
+    lambda x: (spherical_in(0, x), jnp.cosh(x) / x),
+    source="DLMF 6.2.15 and 6.2.16",
+    domain=((0.1, 10),),
+    analytic=True,
+)
+
+
+def _spence(z):
+    """log(z)/(1-z); near 1, where that is 0/0, -2F1(1, 1; 2; 1-z) (DLMF 15.4.1)."""
+    u = 1 - z
+    return -either(
+        abs(u) < 0.1, u, lambda u: hyp2f1(1.0, 1.0, 2.0, u), lambda u: -jnp.log(1 - u) / u, 0.5
+    )
+
+
+spence = special("spence", _spence, source="DLMF 25.12.2", domain=((0.05, 8),), analytic=True)

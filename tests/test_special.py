@@ -1,0 +1,126 @@
+"""`jaxbind.contrib.special`: SciPy's bits, and derivatives by the laws where they are listed."""
+
+from pathlib import Path
+
+import hypothesis.strategies as st
+import jax
+import numpy as np
+import pytest
+import scipy.special
+from hypothesis import given, settings
+from hypothesis.extra import numpy as hnp
+
+import jaxbind
+from jaxbind import testing
+from jaxbind.contrib import special
+from jaxbind.contrib.special.__main__ import table
+
+ENTRIES = special.FUNCTIONS.values()
+
+
+def operand(place, shape):
+    if place.integer:
+        return hnp.arrays(int, shape, elements=st.integers(int(place.low), int(place.high)))
+    numbers = st.floats(place.low, place.high).filter(lambda x: x == 0 or abs(x) > 1e-6)
+    return hnp.arrays(float, shape, elements=numbers)
+
+
+def operands(entry, shape=()):
+    return st.tuples(*[operand(place, shape) for place in entry.domain])
+
+
+def off_the_real_line(entry):
+    """The differentiable arguments with an imaginary part."""
+    imaginary = operand(special.Range(0.1, 1.5), ())
+    return st.tuples(
+        *[
+            st.builds(lambda x, y: x + 1j * y, operand(place, ()), imaginary)
+            if differentiable
+            else operand(place, ())
+            for place, differentiable in zip(entry.domain, entry.differentiable)
+        ]
+    )
+
+
+def by_name(entries):
+    return pytest.mark.parametrize("entry", entries, ids=lambda e: e.name)
+
+
+HIGHER = "jv kve hankel1 i0 airy gamma rgamma betaln erf wofz voigt_profile hyp2f1 ellipk ellipe"
+HIGHER += " ellipkinc ellipeinc elliprf elliprd elliprc eval_legendre gammainc ndtri boxcox spence expn sph_harm_y lambertw"
+
+
+@by_name([special.FUNCTIONS[name] for name in HIGHER.split()])
+def test_derivatives_of_derivatives(entry):
+    testing.check(entry.binding, laws=["higher"], inputs=operands(entry), max_examples=5, seed=0)
+
+
+@by_name(ENTRIES)
+def test_values_are_scipys(entry, x64):
+    @settings(max_examples=5)
+    @given(operands(entry, (3,)))
+    def check(args):
+        got, want = entry.binding(*args), getattr(scipy.special, entry.name)(*args)
+        jax.tree.map(np.testing.assert_array_equal, got, want)
+
+    check()
+
+
+@by_name([e for e in ENTRIES if any(e.differentiable)])
+def test_derivatives(entry):
+    testing.check(
+        entry.binding,
+        laws=["jvp", "adjoint"],
+        inputs=operands(entry),
+        max_examples=10,
+        seed=0,
+        rtol=entry.rtol,
+    )
+
+
+@by_name([e for e in ENTRIES if e.analytic])
+def test_complex_derivatives(entry):
+    testing.check(
+        entry.binding,
+        laws=["jvp", "adjoint"],
+        inputs=off_the_real_line(entry),
+        max_examples=10,
+        seed=0,
+        rtol=entry.rtol,
+    )
+
+
+@pytest.mark.parametrize("m", [0.0, 1e-9, -1e-4, 0.4999, 0.5001])
+def test_elliptic_integrals_where_closed_forms_cancel(m, x64):
+    """All orders against the power series in m (DLMF 19.5.1 and 19.5.2)."""
+    n = np.arange(150)
+    half = scipy.special.poch(0.5, n) / scipy.special.factorial(n)
+    for f, terms in ((special.ellipk, half**2), (special.ellipe, -(half**2) / (2 * n - 1))):
+        series = np.polynomial.Polynomial(np.pi / 2 * terms)
+        for order in range(4):
+            np.testing.assert_allclose(f(m), series.deriv(order)(m), rtol=1e-12)
+            f = jax.grad(f)
+
+
+def test_what_has_no_closed_form_says_so(x64):
+    with pytest.raises(TypeError, match=r"jv: not differentiable with respect to argument 0 \(v\)"):
+        jax.grad(special.jv)(1.0, 2.0)
+    with pytest.raises(TypeError, match="ive: not differentiable at complex arguments"):
+        jax.jvp(lambda z: special.ive(1.0, z), (1 + 1j,), (1 + 0j,))
+    with pytest.raises(TypeError, match="no closed form"):
+        jax.jvp(special.psi, (1 + 1j,), (1 + 0j,))
+
+
+def test_names_mean_the_same_in_other_processes(x64):
+    text = jax.jit(jax.grad(lambda x: special.jv(1.0, x))).lower(2.0).as_text()
+    assert 'name = "jaxbind.contrib.special:jv"' in text
+    exported = jax.export.export(
+        jax.jit(lambda x: special.kv(1.5, x)), disabled_checks=jaxbind.export_checks()
+    )(2.0)
+    again = jax.export.deserialize(exported.serialize())
+    assert again.call(2.0) == scipy.special.kv(1.5, 2.0)
+
+
+def test_the_documented_table_is_that_of_the_code():
+    page = Path(__file__).parent.parent / "docs" / "special.md"
+    assert table() in page.read_text()
