@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbind import _dtypes, _signature
+from jaxbind import _dtypes, _identity, _signature
 from jaxbind._binding import Binding
 from jaxbind._definition import Definition
 from jaxbind._effects import EFFECTS
@@ -196,6 +196,7 @@ def _bind(
         allow_jax=bool(allow_jax),
         effect=_effect(label, effect, compiled),
     )
+    _identity.announce(definition)
     return Binding(definition)
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import tree_flatten
 
-from jaxbind import _derive, _dtypes, _missing, _primitive
+from jaxbind import _derive, _dtypes, _fork, _missing, _primitive
 from jaxbind._call import (
     Call,
     Outputs,
@@ -134,6 +134,7 @@ class Definition:
             whole = _derive.push if isinstance(self.role, Pushforward) else _derive.pull
             return whole(self.role.parent, static, args)
         args, like = self.role.prepare(self, args)
+        _fork.check(self.label)
         leaves, tree = tree_flatten(args)
         call = Call(self, static, tree, 0, like)
         operands = self._checked(call, [jnp.asarray(leaf) for leaf in leaves])

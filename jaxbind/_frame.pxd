@@ -57,6 +57,11 @@ cdef extern from *:
     void jb_fp_leave(jb_fpenv saved) noexcept nogil
 
 
+cdef extern from "_sound.h":
+    const char* jb_frame_flaw(const JB_CallFrame* frame) noexcept nogil
+    const char* jb_buffer_flaw(const JB_Buffer* buffer) noexcept nogil
+    bint jb_is_there(const JB_Buffer* buffer, int64_t bytes) noexcept nogil
+
 # Whether the frame is only XLA's question for our metadata, which is then answered. ``state``
 # is the type of the state that the instantiate stage sets, NULL for a handler without one.
 cdef bint answered_metadata(JB_CallFrame* frame, JB_TypeId* state) noexcept nogil

@@ -83,6 +83,10 @@ cdef extern from *:
             total += atomic_load(&c->calls);
         return total;
     }
+    /* After a fork: the threads of the calls in flight are not in this process. */
+    static void jb_forget_calls(void) {
+        for (jb_counter *c = atomic_load(&jb_counters); c; c = c->next) atomic_store(&c->calls, 0);
+    }
     static void jb_set_leaving(void) {
         jb_leaver = PyThread_get_thread_ident();
         atomic_store(&jb_leaving, 1);
@@ -98,6 +102,7 @@ cdef extern from *:
     long jb_count() noexcept nogil
     int jb_is_leaving() noexcept nogil
     int jb_is_stray() noexcept nogil
+    void jb_forget_calls() noexcept nogil
     void jb_set_leaving() noexcept nogil
 
 
@@ -107,6 +112,8 @@ cdef bint answered_metadata(JB_CallFrame* frame, JB_TypeId* state) noexcept nogi
     if extension == NULL or extension.extension_base.type != JB_Extension_Metadata:
         return False
     metadata = extension.metadata
+    if metadata == NULL or frame.api == NULL:
+        return True
     # The runtime's own version: it refuses any that is newer than it.
     metadata.api_version.major_version = frame.api.api_version.major_version
     metadata.api_version.minor_version = frame.api.api_version.minor_version
@@ -118,6 +125,8 @@ cdef bint answered_metadata(JB_CallFrame* frame, JB_TypeId* state) noexcept nogi
 
 cdef JB_Error* make_error(JB_CallFrame* frame, int code, const char* message) noexcept nogil:
     cdef JB_Error_Create_Args args
+    if frame.api == NULL:
+        return NULL  # then there is nobody to tell
     args.struct_size = sizeof(JB_Error_Create_Args)
     args.extension_start = NULL
     args.message = message
@@ -128,15 +137,21 @@ cdef JB_Error* make_error(JB_CallFrame* frame, int code, const char* message) no
 cdef const JB_ByteSpan* string_attribute(JB_CallFrame* frame, const char* name) noexcept nogil:
     cdef size_t length = strlen(name)
     cdef const JB_ByteSpan* key
+    cdef JB_ByteSpan* value
     cdef int64_t i
+    if frame.attrs.types == NULL or frame.attrs.names == NULL or frame.attrs.attrs == NULL:
+        return NULL
     for i in range(frame.attrs.size):
         key = frame.attrs.names[i]
         if (
             frame.attrs.types[i] == JB_AttrType_STRING
+            and key != NULL
+            and key.ptr != NULL
             and key.len == length
             and memcmp(key.ptr, name, length) == 0
         ):
-            return <const JB_ByteSpan*>frame.attrs.attrs[i]
+            value = <JB_ByteSpan*>frame.attrs.attrs[i]
+            return NULL if value == NULL or value.ptr == NULL else value
     return NULL
 
 
@@ -196,3 +211,8 @@ def drain():
 
 
 atexit.register(drain)
+
+
+def forget_calls():
+    """In a child of fork, which has not the threads of its parent's calls."""
+    jb_forget_calls()

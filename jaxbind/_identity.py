@@ -12,11 +12,13 @@ from __future__ import annotations
 import ast
 import importlib
 import itertools
+import re
 import sys
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from weakref import WeakValueDictionary
 
 import jax
@@ -25,6 +27,7 @@ from jax.tree_util import tree_structure, tree_unflatten
 
 from jaxbind import _jax, _pycall, _sites
 from jaxbind._call import Call, PyTreeDef
+from jaxbind._errors import short_repr
 from jaxbind._handler import Handler
 from jaxbind._parameters import Parameters
 from jaxbind._static import Static
@@ -38,6 +41,8 @@ T = TypeVar("T")
 _PROCESS = uuid.uuid4().hex[:16]
 _count = itertools.count(1)
 _definitions: WeakValueDictionary[str, Definition] = WeakValueDictionary()
+#: the last one bound under each name that was given with bind(name=)
+_given: WeakValueDictionary[str, Definition] = WeakValueDictionary()
 _bindings: set[type] = set()
 _unwritten: WeakValueDictionary[str, Site] = WeakValueDictionary()
 
@@ -58,6 +63,7 @@ class Site:
       declared: the dtype in which it gives each result, where it differs.
       threads: how many the loop dimensions are spread over.
       compiled: the dtypes of the compiled loop, if there is one.
+      contract: the signature that was declared when the program was made.
     """
 
     loop: int
@@ -71,6 +77,7 @@ class Site:
     declared: tuple[str | None, ...]
     threads: int = 1
     compiled: tuple[str, ...] | None = None
+    contract: str = ""
 
     def text(self) -> str:
         """The canonical text, or a token of this process where there is none."""
@@ -88,6 +95,7 @@ class Site:
             self.declared,
             self.threads,
             self.compiled,
+            self.contract,
         )
         return f"({static}, {tree}, {result}, {rest!r})"
 
@@ -102,7 +110,7 @@ class Site:
                 )
             return site
         static, tree, result, rest = ast.literal_eval(text)
-        loop, vectorized, wanted, kept, seen, declared, threads, compiled = rest
+        loop, vectorized, wanted, kept, seen, declared, threads, compiled, contract = rest
         return cls(
             loop,
             vectorized,
@@ -115,7 +123,15 @@ class Site:
             declared,
             threads,
             compiled,
+            contract,
         )
+
+    def unwritten(self) -> str:
+        """What of it has no canonical text."""
+        for name, value in self.static.values.items():
+            if Static({name: value}).literal() is None:
+                return f"the static parameter {name}={short_repr(value)}, which is no literal"
+        return "an argument or result of a structure that is no tuple, list or dict"
 
 
 @lru_cache(maxsize=4096)
@@ -153,17 +169,51 @@ def describe(call: Call, structs: list[jax.ShapeDtypeStruct]) -> tuple[str, str,
         _differing(outputs.declared, outputs.structs),
         definition.threads,
         tuple(d.name for d in loop.dtypes) if loop else None,
+        _contract(definition),
     )
     name, text = name_of(definition), site.text()
     owner = None if is_stable(definition) and not text.startswith("#") else (definition, site)
     return name, text, owner
 
 
-def is_stable(definition: Definition) -> bool:
-    """Whether its name means the same in other processes."""
+def _contract(definition: Definition) -> str:
+    role: Any = _root(definition).role
+    return str(getattr(role.shapes, "signature", None) or "")
+
+
+def _root(definition: Definition) -> Definition:
+    """The function that a derivative belongs to."""
     while definition.parent is not None:
         definition = definition.parent
-    return bool(definition.given_name or importable_name(definition))
+    return definition
+
+
+def refuse_to_export(label: str, owner: tuple[Definition, Site]) -> NoReturn:
+    """For a call that only this process can make.
+
+    Raises:
+      ValueError: saying why, and the remedy.
+    """
+    definition, site = owner
+    if is_stable(definition):
+        why, remedy = site.unwritten(), "Pass numbers, strings and tuples of them"
+    else:
+        why = "a function that another process cannot import"
+        remedy = "Bind it at the top of a module (where its name is that of the binding or its own)"
+        remedy += ", or give bind(name=...) a name under which the other process binds it, too"
+    raise ValueError(f"{label} cannot be exported: its call needs {why}. {remedy}")
+
+
+def announce(definition: Definition) -> None:
+    """Let programs of other processes find a definition by the name that it was given."""
+    if definition.given_name:
+        _given[definition.given_name] = definition
+
+
+def is_stable(definition: Definition) -> bool:
+    """Whether its name means the same in other processes."""
+    root = _root(definition)
+    return bool(root.given_name or importable_name(root))
 
 
 def _differing(dtypes: Any, structs: Any) -> tuple[str | None, ...]:
@@ -229,23 +279,35 @@ def resolve(name: str) -> Definition:
     Raises:
       LookupError: saying what is missing.
     """
-    root, steps = name, []
-    while root not in _definitions and "." in root and not root.endswith(">"):
-        root, _, step = root.rpartition(".")
-        steps.append(step)
-    definition = _definitions.get(root)
+    definition, steps = _among(_definitions, name)
+    if definition is None:
+        definition, steps = _among(_given, re.sub(r"#\d+(?=\.|$)", "", name))
     if definition is None:
         definition, steps = _import(name)
     for step in reversed(steps):
         definition = definition.derivative(step)
         if definition is None:
-            raise LookupError(f"{root} is there, but its derivative {step!r} is not, or no longer")
+            raise LookupError(f"{name}: the function is there, but its derivative {step!r} is not")
     return definition
+
+
+def _among(known: Mapping[str, Definition], name: str) -> tuple[Any, list[str]]:
+    """The definition that ``name`` begins with, and the steps from there, the last one first."""
+    root, steps = name, []
+    while root not in known and "." in root and not root.endswith(">"):
+        root, _, step = root.rpartition(".")
+        steps.append(step)
+    return known.get(root), steps
 
 
 def _import(name: str) -> tuple[Any, list[str]]:
     module, _, path = name.partition(":")
-    if "<" in name or not path:
+    if not path and "<" not in name:
+        raise LookupError(
+            f"nothing is bound under the name {name} in this process: import the module that calls"
+            f" bind(name={name!r}) first"
+        )
+    if "<" in name:
         raise LookupError(
             f"{name} lived only in the process that compiled the program: it is no module-level"
             " function. Define it in an importable module, or give bind(name=...)"
@@ -287,6 +349,11 @@ def open_site(name: str, text: str) -> Any:
     if definition.function is None:
         raise LookupError(f"{name} has no function")
     site = Site.parse(text)
+    if site.contract != _contract(definition):
+        raise LookupError(
+            f"the program was made when {name} had the signature {site.contract or '(none)'}; it is"
+            f" {_contract(definition) or '(none)'} now. Compile or export the program again"
+        )
     names = [definition.operand_name(site.tree, i) for i in range(site.tree.num_leaves)]
     if site.compiled is not None:
         loop = definition.compiled and definition.compiled.loop_of(

@@ -177,6 +177,14 @@ def call_compiled(compiled: Callable, operands: Sequence[Any]) -> Any:
     return compiled(*operands)
 
 
+def runtime_has_started() -> bool:
+    """Whether JAX has made its backends, with their threads (private; jax 0.9 to 0.12)."""
+    from jax._src import xla_bridge
+
+    started = getattr(xla_bridge, "backends_are_initialized", None)
+    return bool(started and started())
+
+
 # Calls of JAX inside a foreign function -------------------------------------------------------
 
 
@@ -263,6 +271,12 @@ def lower_foreign_call(
 def keep_until_compiled(ctx: mlir.LoweringRuleContext, thing: Any) -> None:
     """Keep ``thing`` alive between lowering and compiling, when the call site takes over."""
     ctx.module_context.add_keepalive(thing)
+
+
+def is_exporting(ctx: mlir.LoweringRuleContext) -> bool:
+    """Whether `jax.export` lowers (jax 0.9 to 0.12; otherwise the loading process complains)."""
+    parameters = getattr(ctx.module_context, "lowering_parameters", None)
+    return bool(getattr(parameters, "for_export", False))
 
 
 def lower_traced(function: Callable) -> Callable:

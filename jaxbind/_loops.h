@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "_convert.h"
+#include "_sound.h"
 #include "_threads.h"
 #include "xla_ffi.h"
 
@@ -150,6 +151,7 @@ static inline int jb_plan_fits(const jb_plan *plan, const JB_CallFrame *frame, c
   for (; i < plan->buffers; i++) {
     const JB_Buffer *b = jb_buffer(frame, operands, i);
     if (b == NULL || (int64_t)b->dtype != known[0] || b->rank != known[1]) return 0;
+    if (!jb_is_there(b, plan->bytes[i])) return 0;
     known += 2;
     for (int64_t a = 0; a < b->rank; a++)
       if (b->dims[a] != *known++) return 0;
@@ -238,7 +240,7 @@ static jb_plan *jb_plan_of(const jb_kernel *k, const JB_CallFrame *frame, jb_fai
   for (int d = 0; d < k->dims; d++) first[d] = -1;
   for (int i = 0; i < k->buffers; i++) {
     const JB_Buffer *b = jb_buffer(frame, k->operands, i);
-    if (b == NULL) JB_REFUSE(JB_NO_BUFFER, i);
+    if (jb_buffer_flaw(b) != NULL) JB_REFUSE(JB_NO_BUFFER, i);
     int core = k->handler ? (int)b->rank - loop : k->core_ranks[i];
     int known = k->handler ? (int)b->dtype : k->codes[i];
     if (core < 0 || b->rank != loop + core) JB_REFUSE(JB_WRONG_RANK, i);

@@ -15,7 +15,7 @@ from functools import partial
 
 from jaxbind import _dtypes, _errors
 
-from jaxbind._frame cimport jb_fp_enter, jb_fp_leave, jb_fpenv, make_error
+from jaxbind._frame cimport jb_buffer_flaw, jb_fp_enter, jb_fp_leave, jb_fpenv, make_error
 from jaxbind._huge cimport JB_ADVISE_HUGE
 from jaxbind._sites cimport Site, SiteHead, is_watching, watch_call
 from jaxbind._abi cimport (
@@ -310,6 +310,7 @@ cdef class LoopSite(Site):
         cdef cnp.ndarray array
         for i in range(n):
             array = arrays[i]
+            buffers[i].struct_size = sizeof(JB_Buffer)
             buffers[i].dtype = <JB_DataType><int>_dtypes.CODE_OF[array.dtype]
             buffers[i].data = cnp.PyArray_DATA(array)
             buffers[i].rank = cnp.PyArray_NDIM(array)
@@ -376,19 +377,20 @@ cdef class LoopSite(Site):
         cdef JB_Buffer* buffer
         cdef int64_t i, a
         operands = []
-        for i in range(min(<int64_t>len(self.names), frame.args.size)):
+        for i in range(self.kernel.operands if can_be_counted(&self.kernel, frame) else 0):
             buffer = jb_buffer(frame, self.kernel.operands, i)
-            if buffer == NULL:
+            if jb_buffer_flaw(buffer) != NULL:
                 operands.append("?")
                 continue
             shape = [buffer.dims[a] for a in range(self.kernel.loop, buffer.rank)]
             dtype = _dtypes.CODES.get(<int>buffer.dtype, "?")
             operands.append(f"{dtype}[{','.join(map(str, shape))}]")
         name = f"buffer {failure.buffer}"
+        flaw = self.flaw(frame, failure.buffer) if failure.kind == JB_NO_BUFFER else ""
         said = {
             JB_NO_MEMORY: "could not allocate memory",
             JB_WRONG_COUNT: "got other numbers of operands and results than it was compiled for",
-            JB_NO_BUFFER: f"got something other than a buffer for {name}",
+            JB_NO_BUFFER: f"got {flaw} for {name}",
             JB_WRONG_RANK: f"got {name} of another rank than it was compiled for",
             JB_WRONG_TYPE: f"got {name} of a type that it cannot convert",
             JB_WRONG_SIZE: f"got {name} of a size that contradicts its signature",
@@ -397,6 +399,12 @@ cdef class LoopSite(Site):
         return _errors.kernel_message(
             self.label, self.names, operands, failure.iteration, said,
             failure.kind == JB_STATUS and self.kernel.loop > 0)
+
+    cdef str flaw(self, JB_CallFrame* frame, int index):
+        cdef const char* text = NULL
+        if can_be_counted(&self.kernel, frame):
+            text = jb_buffer_flaw(jb_buffer(frame, self.kernel.operands, index))
+        return "something wrong" if text == NULL else text.decode()
 
     cdef JB_Error* report(self, JB_CallFrame* frame, jb_failure* failure) noexcept:
         try:
@@ -444,10 +452,27 @@ cdef JB_Error* report_raised(
 cdef JB_Error* execute_loops(JB_CallFrame* frame, SiteHead* head) noexcept nogil:
     cdef jb_kernel* kernel = <jb_kernel*>head.body
     cdef jb_failure failure
-    if is_watching():
+    if is_watching() and can_be_read(kernel, frame):
         return run_watched(frame, head)
     run(kernel, frame, &failure)
     return outcome(kernel, frame, head, &failure)
+
+
+cdef bint can_be_counted(jb_kernel* kernel, JB_CallFrame* frame) noexcept nogil:
+    return (
+        frame.args.size == kernel.operands
+        and frame.rets.size == kernel.buffers - kernel.operands
+    )
+
+
+cdef bint can_be_read(jb_kernel* kernel, JB_CallFrame* frame) noexcept nogil:
+    cdef int i
+    if not can_be_counted(kernel, frame):
+        return False
+    for i in range(kernel.buffers):
+        if jb_buffer_flaw(jb_buffer(frame, kernel.operands, i)) != NULL:
+            return False
+    return True
 
 
 cdef JB_Error* run_watched(JB_CallFrame* frame, SiteHead* head) noexcept with gil:

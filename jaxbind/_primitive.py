@@ -185,6 +185,8 @@ def _lower(ctx: Any, *operands: Any, call: Call) -> Any:
     core = [core_struct(a, call.loop) for a in ctx.avals_in]
     name, site, owner = _identity.describe(call, core)
     if owner is not None:
+        if _jax.is_exporting(ctx):
+            _identity.refuse_to_export(definition.label, owner)
         _jax.keep_until_compiled(ctx, owner)
     if definition.allow_jax:
         _jax.call_synchronously(ctx, definition.label, definition.function)

@@ -21,6 +21,7 @@ import numpy as np
 from jaxbind import _dtypes, _errors, _result
 
 from jaxbind._frame cimport (
+    jb_buffer_flaw,
     jb_fp_enter,
     jb_fp_leave,
     jb_fpenv,
@@ -271,6 +272,7 @@ cdef class CallSite(Site):
 
     cdef Layout learn(self, JB_CallFrame* frame):
         cdef JB_Buffer* buffer
+        cdef const char* flaw
         cdef int64_t i, a
         specs = []
         for i in range(frame.args.size + frame.rets.size):
@@ -278,8 +280,9 @@ cdef class CallSite(Site):
                 buffer = operand(frame, i)
             else:
                 buffer = result_buffer(frame, i - frame.args.size)
-            if buffer == NULL:
-                raise _errors.ContractError("got something other than a buffer from XLA")
+            flaw = jb_buffer_flaw(buffer)
+            if flaw != NULL:
+                raise _errors.ContractError(f"got {flaw.decode()} from XLA")
             specs.append((<int>buffer.dtype, tuple([buffer.dims[a] for a in range(buffer.rank)])))
         if frame.args.size != len(self.seen) or frame.rets.size != len(self.declared):
             raise _errors.ContractError(

@@ -15,12 +15,21 @@ from jaxbind._frame cimport (
     enter_call,
     get_state,
     is_leaving,
+    jb_frame_flaw,
     leave_call,
     make_error,
     set_state,
     string_attribute,
 )
-from jaxbind._abi cimport JB_ByteSpan, JB_CallFrame, JB_Error, JB_TypeId, JB_TypeInfo
+from jaxbind._abi cimport (
+    JB_ByteSpan,
+    JB_CallFrame,
+    JB_Error,
+    JB_ExecutionStage_EXECUTE,
+    JB_ExecutionStage_INSTANTIATE,
+    JB_TypeId,
+    JB_TypeInfo,
+)
 
 
 cdef class Site:
@@ -69,6 +78,10 @@ cdef object open_site = None
 cdef JB_Error* instantiate(JB_CallFrame* frame) noexcept nogil:
     if answered_metadata(frame, &site_type_id):
         return NULL
+    if jb_frame_flaw(frame) != NULL or frame.api == NULL:
+        return make_error(frame, 3, b"jaxbind: a call frame that cannot be read")
+    if frame.stage != JB_ExecutionStage_INSTANTIATE:
+        return make_error(frame, 3, b"jaxbind: a call site is made at the instantiate stage only")
     if not enter_call():
         return make_error(frame, 1, b"jaxbind: the interpreter is leaving")
     cdef JB_Error* error = instantiate_site(frame)
@@ -109,10 +122,16 @@ cdef JB_Error* execute(JB_CallFrame* frame) noexcept nogil:
     cdef JB_Error* error
     if answered_metadata(frame, &site_type_id):
         return NULL
+    if jb_frame_flaw(frame) != NULL or frame.api == NULL:
+        return make_error(frame, 3, b"jaxbind: a call frame that cannot be read")
+    if frame.stage != JB_ExecutionStage_EXECUTE:
+        return make_error(frame, 3, b"jaxbind: a call happens at the execute stage only")
     if not enter_call():
         return make_error(frame, 1, b"jaxbind: the interpreter is leaving")
     error = get_state(frame, &site_type_id, &state)
-    if error == NULL:
+    if error == NULL and state == NULL:
+        error = make_error(frame, 13, b"jaxbind: a call site that was not made")
+    elif error == NULL:
         error = (<SiteHead*>state).execute(frame, <SiteHead*>state)
     leave_call()
     return error

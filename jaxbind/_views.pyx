@@ -15,7 +15,7 @@ cimport numpy as cnp
 
 from jaxbind import _dtypes, _errors
 
-from jaxbind._frame cimport operand, result as result_buffer
+from jaxbind._frame cimport jb_is_there, operand, result as result_buffer
 from jaxbind._abi cimport JB_Buffer, JB_CallFrame
 
 cnp.import_array()
@@ -92,8 +92,11 @@ cdef class Layout:
             if len(shape) < loop:
                 raise _errors.ContractError(f"got a buffer of rank {len(shape)} for {loop} loops")
             for a in range(loop):
-                if shape[a] != 1:
+                if i < operands and full[a] == 1:
                     full[a] = shape[a]
+                elif shape[a] != full[a] and (i >= operands or shape[a] != 1):
+                    raise _errors.ContractError(
+                        f"got buffers whose loop dimensions {full[a]} and {shape[a]} do not agree")
             raw = DTYPES[code] if 0 <= code < len(DTYPES) else None
             if raw is None:
                 raise _errors.ContractError(f"got a buffer of XLA type {code}, unknown to NumPy")
@@ -133,6 +136,7 @@ cdef class Layout:
                 buffer == NULL
                 or <int>buffer.dtype != self.codes[i]
                 or buffer.rank != self.ranks[i]
+                or not jb_is_there(buffer, <int64_t>self.sizes_in_bytes[i])
                 or memcmp(buffer.dims, self.dims[i], buffer.rank * sizeof(int64_t)) != 0
             ):
                 return False

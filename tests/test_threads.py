@@ -2,8 +2,11 @@
 
 import concurrent.futures
 import gc
+import subprocess
+import sys
 import threading
 import weakref
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -141,3 +144,11 @@ def test_garbage_collection_inside_of_a_call():
 
     np.testing.assert_array_equal(jaxbind.bind(function, "(n)->(n)")(x), x)
     assert dropped[0]() is None
+
+
+def test_stress():
+    """Threads, devices and programs at once; ``python tests/stress.py --seconds 300`` is longer."""
+    command = [sys.executable, Path(__file__).parent / "stress.py", "--seconds", "6"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout.split()[0]) > 200
