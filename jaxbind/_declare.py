@@ -11,6 +11,7 @@ from jaxbind import _derive, _jax
 from jaxbind._call import Call
 from jaxbind._definition import Definition, Role
 from jaxbind._derivatives import Pullback, Pushforward
+from jaxbind._errors import log
 from jaxbind._parameters import Parameters, position
 from jaxbind._roles import GENERAL, LINEAR, Function
 from jaxbind._rules import Jacobians, Partials, Traced
@@ -53,6 +54,7 @@ class Declarations:
     def _forget(self) -> None:
         """After a change of rules: whatever JAX has cached holds the old ones."""
         if self.definition.ever_traced():
+            log.debug("%s: a rule has changed after use: JAX's caches are cleared", self._label)
             _jax.forget_traces()
 
     def def_jvp(self, rule: Any = None, *, traced: bool = False) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import traceback
 from collections.abc import Sequence
@@ -15,6 +16,10 @@ CANCELLED = 1
 INVALID_ARGUMENT = 3
 NOT_FOUND = 5
 INTERNAL = 13
+
+#: says what happens behind the scenes; silent unless a program configures logging
+log = logging.getLogger("jaxbind")
+log.addHandler(logging.NullHandler())
 
 _OURS = os.path.dirname(os.path.abspath(__file__))
 
@@ -38,6 +43,7 @@ def last_exception() -> BaseException | None:
 def remember(error: BaseException) -> None:
     """Keep an exception for `last_exception`, without the views of JAX's memory that it holds."""
     global _last
+    log.debug("a bound function raised", exc_info=error)
     traceback.clear_frames(error.__traceback__)
     with contextlib.suppress(Exception):  # whatever a user's class does
         error.args = tuple(a.copy() if isinstance(a, np.ndarray) else a for a in error.args)

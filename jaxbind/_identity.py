@@ -27,7 +27,7 @@ from jax.tree_util import tree_structure, tree_unflatten
 
 from jaxbind import _jax, _pycall, _sites
 from jaxbind._call import Call, PyTreeDef
-from jaxbind._errors import short_repr
+from jaxbind._errors import log, short_repr
 from jaxbind._handler import Handler
 from jaxbind._parameters import Parameters
 from jaxbind._static import Static
@@ -157,6 +157,9 @@ def describe(call: Call, structs: list[jax.ShapeDtypeStruct]) -> tuple[str, str,
     if isinstance(definition.compiled, Handler):
         definition.compiled.check(definition.label, call.static.values)
     loop = definition.compiled and definition.compiled.loop_for(seen)
+    if definition.compiled and not loop:
+        shown = ", ".join(d.name for d in seen)
+        log.info("%s: no loop of its own for %s: Python calls it", definition.label, shown)
     site = Site(
         call.loop,
         definition.vectorized and not (call.loop and definition.role.lacks(call, structs)),
@@ -349,6 +352,7 @@ def open_site(name: str, text: str) -> Any:
     if definition.function is None:
         raise LookupError(f"{name} has no function")
     site = Site.parse(text)
+    log.debug("%s: XLA makes a call site (%s)", name, text)
     if site.contract != _contract(definition):
         raise LookupError(
             f"the program was made when {name} had the signature {site.contract or '(none)'}; it is"

@@ -125,7 +125,27 @@ def make_primitive(
     _register_batcher(primitive, batch)
     mlir.register_lowering(primitive, lower, platform="cpu")
     mlir.register_lowering(primitive, lower_elsewhere)
+    # `custom_partitioning` asks for the devices (private; jax 0.9 to 0.12)
+    from jax._src import dispatch
+
+    getattr(dispatch, "prim_requires_devices_during_lowering", set()).add(primitive)
     return primitive
+
+
+def make_lowered_primitive(name: str, abstract: Callable, lower: Callable) -> Primitive:
+    """A primitive that is bound only where it is lowered at once."""
+    primitive = Primitive(name)
+    primitive.multiple_results = True
+    primitive.def_abstract_eval(abstract)
+    mlir.register_lowering(primitive, lower, platform="cpu")
+    return primitive
+
+
+def spreads_over_devices(ctx: mlir.LoweringRuleContext) -> bool:
+    """Whether the partitioner will split this program (private; jax 0.9 to 0.12)."""
+    context = ctx.module_context.axis_context
+    devices = getattr(context, "device_assignment", None)
+    return devices is not None and len(devices) > 1 and not is_exporting(ctx)
 
 
 def _register_batcher(primitive: Primitive, batch: Callable) -> None:

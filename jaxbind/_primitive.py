@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.interpreters import ad
 
-from jaxbind import _identity, _jax, _missing
+from jaxbind import _identity, _jax, _missing, _partition
 from jaxbind._call import Call, core_struct, fill, loop_shape, owners, unbroadcast
 from jaxbind._result import conform, flatten
 from jaxbind._roles import GENERAL, NONDIFF
@@ -190,8 +190,17 @@ def _lower(ctx: Any, *operands: Any, call: Call) -> Any:
         _jax.keep_until_compiled(ctx, owner)
     if definition.allow_jax:
         _jax.call_synchronously(ctx, definition.label, definition.function)
+    if _partition.may_split(ctx, call):
+        return _partition.lower(
+            ctx, operands, call, lambda *xs: shard_p.bind(*xs, call=call, name=name, site=site)
+        )
+    return _emit(ctx, *operands, call=call, name=name, site=site)
+
+
+def _emit(ctx: Any, *operands: Any, call: Call, name: str, site: str) -> Any:
+    """The custom call itself; on several devices, of each for its part."""
     layouts = None
-    if definition.order == "F":
+    if call.definition.order == "F":
         given, made = (
             [_fortran(a, call.loop) for a in avals] for avals in (ctx.avals_in, ctx.avals_out)
         )
@@ -233,6 +242,11 @@ def _lower_elsewhere(ctx: Any, *operands: Any, call: Call) -> Any:
 
 
 TARGET = _identity.register_target()
+
+#: the call on one device's part: made while a program is partitioned
+shard_p = _jax.make_lowered_primitive(
+    "jaxbind_shard", lambda *avals, call, name, site: _abstract(*avals, call=call), _emit
+)
 
 foreign_p = _jax.make_primitive(
     "jaxbind",

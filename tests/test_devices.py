@@ -1,9 +1,13 @@
 """Programs over several devices: what is split, and what every device has."""
 
+import gc
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 from comparing import close, nonlinear, split, tangents_of
 from jax.sharding import NamedSharding, PartitionSpec
 from reference import Case, named
@@ -113,3 +117,122 @@ def test_operands_that_are_spread_over_devices():
         operand = jax.device_put(v, NamedSharding(mesh, spec))
         np.testing.assert_array_equal(jax.jit(ordered)(operand), np.sort(v))
     assert set(shapes) == {(8,)}
+
+
+# Loop dimensions over devices ---------------------------------------------------------------------
+
+COLLECTIVE = re.compile(r"all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter")
+
+
+def twin(a, x):
+    return jnp.cumsum(a * x, -1)
+
+
+def bound(vectorized, order="C"):
+    f = jaxbind.bind(
+        lambda a, x: np.cumsum(a * x, -1), "(n),(n)->(n)", vectorized=vectorized, order=order
+    )
+    f.def_jvp(lambda p, t: jnp.cumsum(p[0] * t[1] + t[0] * p[1], -1), traced=True)
+
+    @f.def_vjp
+    def _(primals, ct):
+        a, x = primals
+        back = np.cumsum(ct[..., ::-1], -1)[..., ::-1]
+        return back * x, back * a
+
+    return f
+
+
+def scanned(f):
+    return lambda a, x: jax.lax.scan(lambda c, _: (f(c, x) / 2, None), a, None, length=3)[0]
+
+
+SPLIT = {
+    # name: (program of f, specs of the operands, whether all devices must add up)
+    "both": (lambda f: f, ("a", "b"), ("a", "b"), False),
+    "one operand": (lambda f: f, ("a", "b"), None, False),
+    "two axes of the mesh": (lambda f: f, (("a", "b"),), (("a", "b"),), False),
+    "unlike": (lambda f: f, ("a",), ("b",), None),
+    "inner loop": (lambda f: f, (None, "b"), (None, "b"), False),
+    "vmap": (lambda f: jax.vmap(f, (1, None), 1), ("b", "a"), None, False),
+    "jvp": (lambda f: lambda a, x: jax.jvp(f, (a, x), (x * a, a))[1], ("a", "b"), ("a", "b"), False),
+    "gradient": (
+        lambda f: jax.grad(lambda a, x: jnp.sum(f(a, x) ** 2)), ("a", "b"), ("a", "b"), False),
+    "gradient in what is common": (
+        lambda f: jax.grad(lambda a, x: jnp.sum(f(a, x) ** 2), 1), ("a", "b"), None, True),
+    "checkpoint": (
+        lambda f: jax.grad(lambda a, x: jnp.sum(jax.checkpoint(f)(a, x) ** 2)),
+        ("a", "b"), ("a", "b"), False),
+    "scan": (scanned, ("a", "b"), ("a", "b"), False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shardy", [True, False], ids=["shardy", "gspmd"])
+@pytest.mark.parametrize("vectorized", [False, True])
+@pytest.mark.parametrize("name", SPLIT)
+def test_loops_are_split_without_communication(name, vectorized, shardy, x64):
+    program, *specs, adds = SPLIT[name]
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ("a", "b"))
+    rng = np.random.default_rng(0)
+    shapes = [(8, 4, 5) if spec else (5,) for spec in specs]
+    arrays = [
+        jax.device_put(rng.normal(size=shape), NamedSharding(mesh, PartitionSpec(*(spec or ()))))
+        for shape, spec in zip(shapes, specs)
+    ]
+    before = jax.config.jax_use_shardy_partitioner
+    jax.config.update("jax_use_shardy_partitioner", shardy)
+    try:
+        compiled = jax.jit(program(bound(vectorized))).lower(*arrays).compile()
+        got = compiled(*arrays)
+    finally:
+        jax.config.update("jax_use_shardy_partitioner", before)
+    np.testing.assert_allclose(got, jax.jit(program(twin))(*arrays), rtol=1e-12)
+    if adds is not None:
+        found = set(COLLECTIVE.findall(compiled.as_text()))
+        assert found == ({"all-reduce"} if adds else set())
+
+
+def test_each_device_calls_the_function_on_its_part(x64):
+    shapes = set()
+
+    def note(a, x):
+        shapes.add((a.shape, x.shape))
+        return a * x
+
+    f = jaxbind.bind(note, "(n),(n)->(n)", vectorized=True)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ("i",))
+    a = np.random.default_rng(0).normal(size=(8, 6, 3))
+    placed = jax.device_put(a, NamedSharding(mesh, PartitionSpec("i")))
+    np.testing.assert_array_equal(jax.jit(f)(placed, a[0]), a * a[0])
+    assert shapes == {((2, 6, 3), (1, 6, 3))}
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_closures_and_objects_on_several_devices(order, x64):
+    """What has no name of its own lives as long as the program."""
+
+    class Scale:
+        def __call__(self, x):
+            return 3 * x
+
+    def made(placed):
+        f = jaxbind.bind(lambda a, *, by: by(a), "(m,n)->(m,n)", order=order)
+        scale = Scale()
+        return jax.jit(lambda a: f(a, by=scale)).lower(placed).compile()
+
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ("i",))
+    a = np.random.default_rng(0).normal(size=(4, 2, 3))
+    placed = jax.device_put(a, NamedSharding(mesh, PartitionSpec("i")))
+    compiled = made(placed)
+    gc.collect()
+    np.testing.assert_array_equal(compiled(placed), 3 * a)
+
+
+def test_compiled_loops_are_split(x64):
+    f = jaxbind.bind(scipy.special.jv)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ("i",))
+    x = np.random.default_rng(0).uniform(0, 9, (8, 50))
+    placed = jax.device_put(x, NamedSharding(mesh, PartitionSpec("i")))
+    compiled = jax.jit(f).lower(1.5, placed).compile()
+    np.testing.assert_array_equal(compiled(1.5, placed), scipy.special.jv(1.5, x))
+    assert not COLLECTIVE.search(compiled.as_text())

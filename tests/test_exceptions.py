@@ -2,12 +2,14 @@
 
 import builtins
 import gc
+import logging
 import os
 import re
 import signal
 import sys
 import threading
 import time
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -302,3 +304,35 @@ def test_a_profiler_or_tracer_does_not_disturb():
             install(old)
         np.testing.assert_array_equal(got, x + 1)
         assert "call" in seen
+
+
+# Warnings and logging -----------------------------------------------------------------------------
+
+
+def test_warnings_are_shown_once_at_the_users_line():
+    f = elementwise(lambda v: (warnings.warn("careful", stacklevel=1), np.log(v))[1])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        jax.block_until_ready(jax.vmap(f)(jnp.array([[-1.0], [1.0], [-2.0]])))
+    assert [str(w.message) for w in caught] == ["careful", "invalid value encountered in log"]
+    assert {w.filename for w in caught} == {__file__}
+
+
+def test_logging_is_silent_unless_it_is_wanted(caplog, capfd):
+    def add(v):
+        return v + 1
+
+    def fails(v):
+        raise ValueError("no")
+
+    f = elementwise(add)
+    f(x)
+    assert capfd.readouterr() == ("", "") and not caplog.records
+    with caplog.at_level(logging.DEBUG, logger="jaxbind"):
+        f = elementwise(add)
+        f(x)
+        f.def_jvp(lambda p, t: t[0])
+        message(elementwise(fails), x)
+    said = caplog.text
+    assert "XLA makes a call site" in said and "caches are cleared" in said
+    assert "a bound function raised" in said and "ValueError: no" in said

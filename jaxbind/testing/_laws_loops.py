@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from jaxbind.testing._subject import UserError, apply_only_if, errors_told_apart
 from jaxbind.testing._violation import Skip
 
 Arrays = list[np.ndarray]
+
+COLLECTIVE = re.compile(r"all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter")
 
 
 @dataclass(frozen=True)
@@ -285,7 +288,7 @@ def _check_summed(case: Case, operands: Arrays, loops: Sequence[tuple], full: tu
         )
 
 
-@law("split over devices equals unsplit", cost=5, batch=3)
+@law("split over devices equals unsplit, without communication", cost=5, batch=3)
 def sharded(case: Case) -> None:
     """With the first loop dimension split over the devices, the same comes out."""
     devices = np.array(jax.devices())
@@ -306,7 +309,14 @@ def sharded(case: Case) -> None:
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
     placed = [jax.device_put(x, split) for x in stacked]
     with errors_told_apart():
-        got = [np.asarray(x) for x in jax.jit(jax.vmap(operation.function))(placed)]
+        compiled = jax.jit(jax.vmap(operation.function)).lower(placed).compile()
+        got = [np.asarray(x) for x in compiled(placed)]
+    found = set(COLLECTIVE.findall(compiled.as_text() or ""))
+    if found and getattr(definition, "vmap_rule", None) is None:
+        raise Broken(
+            f"got  communication between devices ({', '.join(sorted(found))}) in a loop whose"
+            " iterations need nothing of each other"
+        )
     for k in range(count):
         at = f"device {k} of {count}"
         _compare(case, operation, [x[k] for x in stacked], [g[k] for g in got], at)
