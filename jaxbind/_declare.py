@@ -290,6 +290,44 @@ class Declarations:
         self._forget()
         return make
 
+    def def_impl(self, platform: str, /) -> Callable[[Callable], Callable]:
+        """Declare what takes the function's place on another platform.
+
+        ``@f.def_impl("cuda")`` decorates a JAX function ``implementation(*args, **static)`` of core
+        operands that gives what the function gives; loop dimensions are mapped over it. It runs
+        where a program is compiled for that platform; the function itself runs on the CPU.
+        Derivatives have implementations of their own: ``f.vjp.def_impl("cuda")``.
+
+        Args:
+          platform: ``"cuda"``, ``"rocm"``, ``"gpu"`` (both), ``"tpu"``, or another of JAX's.
+
+        Returns:
+          A decorator, which returns the implementation.
+
+        Raises:
+          TypeError: if ``platform`` is no name, or what is decorated is not callable.
+          ValueError: for ``"cpu"``.
+        """
+        if not isinstance(platform, str):
+            raise TypeError(f"{self._label}.def_impl({platform!r}): name a platform: 'cuda', say")
+        if platform == "cpu":
+            raise ValueError(
+                f"{self._label}.def_impl('cpu'): on the CPU the bound function itself is called"
+            )
+
+        def declare(implementation: Callable) -> Callable:
+            if not callable(implementation):
+                raise TypeError(
+                    f"{self._label}.def_impl({platform!r}) got {implementation!r}, which is not"
+                    " callable"
+                )
+            for name in {"gpu": ("cuda", "rocm")}.get(platform, (platform,)):
+                self.definition.implementations[name] = implementation
+            self._forget()
+            return implementation
+
+        return declare
+
     def def_vmap(self, rule: Callable) -> Callable:
         """Replace the loop: ``rule(axis_size, in_batched, *args, **static)``.
 

@@ -115,6 +115,7 @@ class Definition:
         self.allow_jax = allow_jax
         self.effect = effect
         self.make_plan: Callable | None = None
+        self.implementations: dict[str, Callable] = {}
         self.vmap_rule: Any = None
         self.rules: dict[Hashable, Definition] = {}
         self.bound: ref[EagerCalls] | None = None

@@ -89,4 +89,5 @@ cdef inline JB_Buffer* result(JB_CallFrame* frame, int64_t index) noexcept nogil
 # Calls in flight: false after the interpreter has begun to leave.
 cdef bint enter_call() noexcept nogil
 cdef void leave_call() noexcept nogil
+cdef JB_Error* refuse(JB_CallFrame* frame) noexcept nogil  # a call, for that reason
 cdef bint is_leaving() noexcept nogil

@@ -5,7 +5,6 @@ from libc.stdint cimport int64_t
 from libc.string cimport memcmp, strlen
 from posix.unistd cimport sleep
 
-import atexit
 import time
 
 from jaxbind._abi cimport (
@@ -26,9 +25,11 @@ from jaxbind._abi cimport (
 
 cdef extern from *:
     """
+    #include <dlfcn.h>
     #include <pthread.h>
     #include <stdatomic.h>
     #include <stdlib.h>
+    #include <unistd.h>
 
     /* Calls in flight, counted per thread: an atomic counter that all threads share would cost
        a tenth of a call. A thread writes its count and then reads whether we are leaving; the one
@@ -97,13 +98,43 @@ cdef extern from *:
         return jb_is_leaving() && PyGILState_GetThisThreadState() != NULL
             && PyThread_get_thread_ident() != jb_leaver;
     }
+
+    /* Python ends such a thread by pthread_exit, where it next asks for the GIL. In a frame of C++
+       that is noexcept (JAX has many) this is std::terminate: that of the whole process. The
+       thread waits for the end of the process instead; if that does not come, something else
+       was wrong. */
+    static void (*jb_terminate)(void);
+    static void jb_wait_for_the_end(void) {
+        if (jb_is_leaving() && PyThread_get_thread_ident() != jb_leaver) sleep(60);
+        if (jb_terminate) jb_terminate();
+        abort();
+    }
+    static void jb_keep_strays_waiting(void) {
+    #if defined(__linux__) && defined(RTLD_NOLOAD)
+        typedef void (*handler)(void);
+        void *library = dlopen("libstdc++.so.6", RTLD_LAZY | RTLD_NOLOAD);
+        handler (*set)(handler) = NULL;
+        if (library) *(void **)&set = dlsym(library, "_ZSt13set_terminatePFvvE");
+        if (set) jb_terminate = set(jb_wait_for_the_end);
+    #endif
+    }
     """
     void jb_add(long n) noexcept nogil
     long jb_count() noexcept nogil
     int jb_is_leaving() noexcept nogil
     int jb_is_stray() noexcept nogil
     void jb_forget_calls() noexcept nogil
+    void jb_keep_strays_waiting() noexcept nogil
     void jb_set_leaving() noexcept nogil
+
+
+REFUSED = "jaxbind: the interpreter is leaving"
+cdef bytes refused = REFUSED.encode()
+cdef const char* refused_text = refused
+
+
+cdef JB_Error* refuse(JB_CallFrame* frame) noexcept nogil:
+    return make_error(frame, 1, refused_text)
 
 
 cdef bint answered_metadata(JB_CallFrame* frame, JB_TypeId* state) noexcept nogil:
@@ -205,12 +236,10 @@ def drain():
     the process.
     """
     jb_set_leaving()
+    jb_keep_strays_waiting()
     time.sleep(0.001)
     while jb_count() > 0:
         time.sleep(0.0005)
-
-
-atexit.register(drain)
 
 
 def forget_calls():

@@ -25,7 +25,7 @@ import jax
 import numpy as np
 from jax.tree_util import tree_structure, tree_unflatten
 
-from jaxbind import _jax, _pycall, _sites
+from jaxbind import _exit, _jax, _pycall, _sites
 from jaxbind._call import Call, PyTreeDef
 from jaxbind._errors import log, short_repr
 from jaxbind._handler import Handler
@@ -413,4 +413,5 @@ def register_target() -> str:
     handlers: Any = _sites.capsules(open_site)
     jax.ffi.register_ffi_type(name, handlers["state"], platform="cpu")
     jax.ffi.register_ffi_target(name, handlers["target"], platform="cpu")
+    _exit.prepare()
     return name

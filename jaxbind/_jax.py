@@ -293,6 +293,11 @@ def keep_until_compiled(ctx: mlir.LoweringRuleContext, thing: Any) -> None:
     ctx.module_context.add_keepalive(thing)
 
 
+def platforms_of(ctx: mlir.LoweringRuleContext) -> tuple[str, ...]:
+    """The platforms for which this rule lowers."""
+    return tuple(getattr(ctx, "platforms", None) or ctx.module_context.platforms)
+
+
 def is_exporting(ctx: mlir.LoweringRuleContext) -> bool:
     """Whether `jax.export` lowers (jax 0.9 to 0.12; otherwise the loading process complains)."""
     parameters = getattr(ctx.module_context, "lowering_parameters", None)

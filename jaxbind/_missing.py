@@ -88,3 +88,13 @@ def not_linear(call: Call, index: int) -> TypeError:
         " which it is not declared linear. Declare it with bind(..., linear=...) if it is; to"
         " differentiate it use jax.vjp"
     )
+
+
+def no_implementation(definition: Definition, platforms: str) -> NotImplementedError:
+    label = definition.label
+    return NotImplementedError(
+        f"{label}: there is no implementation for platform {platforms}; jaxbind calls functions on"
+        " the CPU. Move the operands with jax.device_put(x, jax.devices('cpu')[0]), run under"
+        f" jax.default_device(jax.devices('cpu')[0]), or give {label}.def_impl({platforms!r}) a JAX"
+        " function that does the same"
+    )

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from jax.interpreters import ad
 
 from jaxbind import _identity, _jax, _missing, _partition
-from jaxbind._call import Call, core_struct, fill, loop_shape, owners, unbroadcast
+from jaxbind._call import Call, core_struct, fill, loop_shape, over_loops, owners, unbroadcast
+from jaxbind._parameters import Parameters
 from jaxbind._result import conform, flatten
 from jaxbind._roles import GENERAL, NONDIFF
 from jaxbind._rules import inline
@@ -191,9 +192,27 @@ def _lower(ctx: Any, *operands: Any, call: Call) -> Any:
     if definition.allow_jax:
         _jax.call_synchronously(ctx, definition.label, definition.function)
     if _partition.may_split(ctx, call):
-        return _partition.lower(
-            ctx, operands, call, lambda *xs: shard_p.bind(*xs, call=call, name=name, site=site)
-        )
+        results = tuple(core_struct(a, call.loop) for a in ctx.avals_out)
+
+        def shard(*parts: Any) -> list[Any]:
+            return shard_p.bind(*parts, call=call, results=results, name=name, site=site)
+
+        return _partition.lower(ctx, operands, call, shard)
+    return _emit(ctx, *operands, call=call, name=name, site=site)
+
+
+def _shard(*avals: Any, call: Call, results: Sequence[jax.ShapeDtypeStruct], **_: Any) -> list:
+    """One device's part of the results.
+
+    XLA asks for it in the middle of compiling, perhaps outside of the ``jax.enable_x64`` under
+    which the program was traced: the dtypes are those found then.
+    """
+    loops = loop_shape([a.shape for a in avals], call.loop)
+    return [_jax.result_aval(avals, loops + s.shape, s.dtype) for s in results]
+
+
+def _emit_shard(ctx: Any, *operands: Any, call: Call, results: Any, name: str, site: str) -> Any:
+    del results
     return _emit(ctx, *operands, call=call, name=name, site=site)
 
 
@@ -231,22 +250,30 @@ def _fortran(aval: Any, loop: int) -> tuple[int, ...]:
 
 
 def _lower_elsewhere(ctx: Any, *operands: Any, call: Call) -> Any:
-    del operands
-    platforms = ", ".join(ctx.module_context.platforms)
-    raise NotImplementedError(
-        f"{call.definition.label}: there is no implementation for platform {platforms}; jaxbind"
-        " calls functions on the CPU. Move the operands with"
-        " jax.device_put(x, jax.devices('cpu')[0]), or run under"
-        " jax.default_device(jax.devices('cpu')[0])"
-    )
+    """On another platform than the CPU: what `def_impl` declared for it."""
+    definition = call.definition
+    if definition.traced is not None:
+        return _jax.lower_traced(lambda *xs: inline(call, xs))(ctx, *operands)
+    platforms = _jax.platforms_of(ctx)
+    found = [definition.implementations.get(platform) for platform in platforms]
+    if not found or None in found:
+        raise _missing.no_implementation(definition, ", ".join(platforms))
+    implementation: Any = found[0]
+    keywords = Parameters.of(implementation).accepted(call.static.values)
+    outputs = definition.outputs(call, [core_struct(a, call.loop) for a in ctx.avals_in])
+    label = f"{definition.label}.def_impl: the implementation"
+
+    def core(*leaves: Any) -> list[Any]:
+        value = implementation(*call.arguments(leaves), **keywords)
+        return conform(label, outputs, value, exact=True)
+
+    return _jax.lower_traced(lambda *xs: over_loops(core, call.loop, xs))(ctx, *operands)
 
 
 TARGET = _identity.register_target()
 
 #: the call on one device's part: made while a program is partitioned
-shard_p = _jax.make_lowered_primitive(
-    "jaxbind_shard", lambda *avals, call, name, site: _abstract(*avals, call=call), _emit
-)
+shard_p = _jax.make_lowered_primitive("jaxbind_shard", _shard, _emit_shard)
 
 foreign_p = _jax.make_primitive(
     "jaxbind",

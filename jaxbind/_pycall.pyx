@@ -313,7 +313,7 @@ cdef class CallSite(Site):
         for i in range(layout.operands, layout.count):
             views.starts[i] = <char*>result_buffer(frame, i - layout.operands).data
             JB_ADVISE_HUGE(views.starts[i], layout.sizes_in_bytes[i])
-            if poison >= 0:
+            if poison >= 0 and layout.sizes_in_bytes[i] > 0:
                 memset(views.starts[i], poison, layout.sizes_in_bytes[i])
         if layout.converts:
             copies = [
@@ -619,8 +619,9 @@ cdef bint has_none(tuple values):
 
 cdef bint same_shape(array, view) noexcept:
     cdef int rank = cnp.PyArray_NDIM(view)
-    return cnp.PyArray_NDIM(array) == rank and memcmp(
-        cnp.PyArray_DIMS(array), cnp.PyArray_DIMS(view), rank * sizeof(cnp.npy_intp)) == 0
+    # an array without dimensions has no place for them: memcmp must not be given NULL
+    return cnp.PyArray_NDIM(array) == rank and (rank == 0 or memcmp(
+        cnp.PyArray_DIMS(array), cnp.PyArray_DIMS(view), rank * sizeof(cnp.npy_intp)) == 0)
 
 
 cdef bint broadcasts(tuple shape, tuple wanted, int loop):

@@ -18,6 +18,7 @@ from jaxbind._frame cimport (
     jb_frame_flaw,
     leave_call,
     make_error,
+    refuse,
     set_state,
     string_attribute,
 )
@@ -83,7 +84,7 @@ cdef JB_Error* instantiate(JB_CallFrame* frame) noexcept nogil:
     if frame.stage != JB_ExecutionStage_INSTANTIATE:
         return make_error(frame, 3, b"jaxbind: a call site is made at the instantiate stage only")
     if not enter_call():
-        return make_error(frame, 1, b"jaxbind: the interpreter is leaving")
+        return refuse(frame)
     cdef JB_Error* error = instantiate_site(frame)
     leave_call()
     return error
@@ -127,7 +128,7 @@ cdef JB_Error* execute(JB_CallFrame* frame) noexcept nogil:
     if frame.stage != JB_ExecutionStage_EXECUTE:
         return make_error(frame, 3, b"jaxbind: a call happens at the execute stage only")
     if not enter_call():
-        return make_error(frame, 1, b"jaxbind: the interpreter is leaving")
+        return refuse(frame)
     error = get_state(frame, &site_type_id, &state)
     if error == NULL and state == NULL:
         error = make_error(frame, 13, b"jaxbind: a call site that was not made")

@@ -137,7 +137,8 @@ cdef class Layout:
                 or <int>buffer.dtype != self.codes[i]
                 or buffer.rank != self.ranks[i]
                 or not jb_is_there(buffer, <int64_t>self.sizes_in_bytes[i])
-                or memcmp(buffer.dims, self.dims[i], buffer.rank * sizeof(int64_t)) != 0
+                or buffer.rank > 0 and memcmp(
+                    buffer.dims, self.dims[i], buffer.rank * sizeof(int64_t)) != 0
             ):
                 return False
         return True

@@ -56,6 +56,24 @@ for target in [bind_and_call] + 5 * [call]:
 work(operand)
 time.sleep(0.5)
 """, 0, "", ""),
+    "daemon threads that JAX alone would end with an abort": (
+        """
+small = jax.jit(lambda v: v + 1)
+def call():
+    while True:
+        small(x)
+for _ in range(6):
+    threading.Thread(target=call, daemon=True).start()
+time.sleep(0.3)
+""", 0, "", ""),
+    "a daemon thread that fails": (
+        """
+def fail():
+    work(operand)
+    raise ValueError('its own')
+threading.Thread(target=fail, daemon=True).start()
+time.sleep(1)
+""", 0, "ValueError: its own", ""),
     "a thread that still calls": (
         """
 def later():

@@ -1,11 +1,13 @@
 """`jaxbind.contrib.special`: SciPy's bits, and derivatives by the laws where they are listed."""
 
+import re
 from pathlib import Path
 
 import hypothesis.strategies as st
 import jax
 import numpy as np
 import pytest
+import scipy
 import scipy.special
 from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
@@ -122,5 +124,16 @@ def test_names_mean_the_same_in_other_processes(x64):
 
 
 def test_the_documented_table_is_that_of_the_code():
-    page = Path(__file__).parent.parent / "docs" / "special.md"
-    assert table() in page.read_text()
+    page = (Path(__file__).parent.parent / "docs" / "special.md").read_text()
+    if f"SciPy {minor(scipy)} and JAX {minor(jax)}." in page:
+        assert table() in page
+    else:  # names of arguments are SciPy's own, and JAX has ever more functions
+        assert functions(table()) == functions(page)
+
+
+def minor(package):
+    return ".".join(package.__version__.split(".")[:2])
+
+
+def functions(text):
+    return re.findall(r"^\| `(\w+)\(", text, re.MULTILINE)
