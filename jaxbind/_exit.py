@@ -25,7 +25,7 @@ def _leave() -> None:
     _frame.drain()
 
 
-def _silent_about_refusals(report: Callable[[Any], None]) -> Callable[[Any], None]:
+def _silent_about_refusals(report: Callable[[Any], object]) -> Callable[[Any], None]:
     def excepthook(args: Any) -> None:
         thread = args.thread
         if thread is None or not thread.daemon or _frame.REFUSED not in str(args.exc_value):
