@@ -13,6 +13,7 @@ COMPILER_DIRECTIVES = {
     "initializedcheck": False,
     "cdivision": True,
     "embedsignature": True,
+    "freethreading_compatible": True,
 }
 
 extensions = [

@@ -72,9 +72,10 @@ def kernel_mapped(lib: ctypes.CDLL) -> dict[str, Run]:
     bound = jaxbind.bind(jaxbind.Kernel(lib.square, "(n)->(n)"))
     x = jnp.linspace(0.0, 1.0, ROWS * WIDTH).reshape(ROWS, WIDTH)
     given, made = np.array(x), np.empty((ROWS, WIDTH))
-    lib.rows.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
+    array = np.ctypeslib.ndpointer(float, flags="C")
+    lib.rows.argtypes = [array, array, ctypes.c_int64, ctypes.c_int64]
     return {
-        "loop in C": partial(lib.rows, given.ctypes.data, made.ctypes.data, ROWS, WIDTH),
+        "loop in C": partial(lib.rows, given, made, ROWS, WIDTH),
         "jaxbind.Kernel, vmap": ready(jax.jit(jax.vmap(bound)), x),
     }
 

@@ -14,7 +14,6 @@ import numpy as np
 from jaxbind import _dtypes, _identity, _signature
 from jaxbind._binding import Binding
 from jaxbind._definition import Definition
-from jaxbind._effects import EFFECTS
 from jaxbind._handler import Handler
 from jaxbind._kernels import Kernel
 from jaxbind._parameters import Parameters, position, positions
@@ -194,7 +193,7 @@ def _bind(
         threads=_threads(label, threads),
         aliases=_aliases(label, parameters, compiled, aliases),
         allow_jax=bool(allow_jax),
-        effect=_effect(label, effect, compiled),
+        effect=_effect(label, effect),
     )
     _identity.announce(definition)
     return Binding(definition)
@@ -217,13 +216,11 @@ def _threads(label: str, threads: Any) -> int:
     return int(threads)
 
 
-def _effect(label: str, effect: Any, compiled: Any) -> str | None:
-    if effect not in EFFECTS:
+def _effect(label: str, effect: Any) -> str | None:
+    if effect not in (None, "unordered", "ordered"):
         raise ValueError(
             f"{label}: effect={effect!r} is not understood; it is None, 'unordered' or 'ordered'"
         )
-    if effect is not None and isinstance(compiled, Handler):
-        raise TypeError(f"{label}: effect= goes with functions that Python can call")
     return effect
 
 

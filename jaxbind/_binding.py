@@ -10,11 +10,12 @@ from typing import Any
 from weakref import ref
 
 import jax
+import numpy as np
 from jax.tree_util import tree_flatten
 
-from jaxbind import _errors, _identity, _jax
+from jaxbind import _dtypes, _errors, _identity, _jax
 from jaxbind._declare import Declarations
-from jaxbind._definition import Definition, EagerCalls
+from jaxbind._definition import Definition, EagerCalls, kept
 from jaxbind._static import Static
 
 
@@ -93,8 +94,9 @@ class Binding(Declarations):
         """Eager calls go through one ``jax.jit`` per static parameters: JAX's own fast path."""
         found = self._compiled.get(static)
         if found is None:
+            _jax.concrete_array()  # which compiles something: not later, in a child of fork
             fresh = jax.jit(partial(self.definition.apply, static), inline=True)
-            found = self._compiled.setdefault(static, fresh)
+            found = kept(self._compiled, static, fresh)
             if not static.values:
                 self._plain = found
                 self._plain_count = len(self.definition.calling.operands)
@@ -107,6 +109,10 @@ class Binding(Declarations):
         for index, leaf in enumerate(leaves):
             if _jax.is_tracer(leaf):
                 traced = True
+            elif isinstance(leaf, (np.ndarray, np.generic)):
+                if leaf.dtype != jax.dtypes.float0:  # a tangent, which may be given
+                    what = self.definition.operand_name(tree, index)
+                    _dtypes.check(self.definition.label, what, leaf.dtype)
             elif not (
                 isinstance(leaf, (bool, int, float, complex))
                 or (hasattr(leaf, "shape") and hasattr(leaf, "dtype"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import partial, wraps
@@ -9,7 +10,7 @@ from typing import Any
 
 from jaxbind import _derive, _jax
 from jaxbind._call import Call
-from jaxbind._definition import Definition, Role
+from jaxbind._definition import Definition, Role, has_wrt
 from jaxbind._derivatives import Pullback, Pushforward
 from jaxbind._errors import log
 from jaxbind._parameters import Parameters, position
@@ -45,7 +46,10 @@ class Declarations:
     def _define(
         self, key: Hashable, step: str, role: Role, function: Callable | None, traced: Any = None
     ) -> Definition:
-        made = self.definition.define(key, step, role, function, traced)
+        label = None
+        if isinstance(key, tuple) and key[1] != LINEAR:  # as the user reaches it
+            label = f"{self._label}.transpose[{self._argument_name(key[1])!r}]"
+        made = self.definition.define(key, step, role, function, traced, label)
         current = self.definition.rules.values()
         self._derivatives = {d: b for d, b in self._derivatives.items() if d in current}
         self._forget()
@@ -139,10 +143,29 @@ class Declarations:
                 f"{self._label}.def_{step.partition('_')[0]}: rule={rule!r} is not callable;"
                 " give a function"
             )
+        self._check_static(step, Parameters.of(rule, rule=has_wrt(role)))
         if traced:
-            self._define(key, step, role, None, Traced(rule, f"{self._label}.{step}"))
+            self._define(
+                key, step, role, None, Traced(rule, f"{self._label}.{step}", has_wrt=has_wrt(role))
+            )
             return rule
         return self._handle(self._define(key, step, role, rule))
+
+    def _check_static(self, what: str, rule: Parameters) -> None:
+        """A rule is given our static parameters, and no others."""
+        known = self.definition.calling
+        for name, default in rule.static.items():
+            if default is inspect.Parameter.empty and name not in (*known.static, "plan"):
+                if known.any_static:
+                    continue
+                remedy = "Give it a default, or leave it out"
+                if name == "wrt":
+                    remedy = "Rules of def_vjp and def_transpose are told wrt, this one is not"
+                raise TypeError(
+                    f"{self._label}.def_{what}: the rule has a keyword-only parameter {name}, which"
+                    f" is no static parameter of the function ({', '.join(known.static) or 'none'}"
+                    f"). {remedy}"
+                )
 
     def _refuse_needless(self, step: str) -> None:
         """Where all of the derivative follows from linearity, a rule would never be called."""
@@ -234,6 +257,7 @@ class Declarations:
         if not callable(rule):
             raise TypeError(f"{self._label}: def_jacobian got {rule!r}, which is not callable")
         if not traced:
+            self._check_static("jacobian", Parameters.of(rule))
             packed = Parameters.of(rule).operands == ("primals",) != self._parameters.operands
             function = _unpacked(rule) if packed else rule
             rule = self._companion(function, "jacobian", _derive.JacobianShapes(self.definition))

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import Any
-from weakref import WeakValueDictionary, ref
+from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import tree_flatten
 
-from jaxbind import _derive, _dtypes, _fork, _missing, _primitive
+from jaxbind import _derive, _dtypes, _fork, _jax, _missing, _primitive
 from jaxbind._call import (
     Call,
     Outputs,
@@ -28,9 +28,10 @@ from jaxbind._call import (
     over_loops,
 )
 from jaxbind._derivatives import Pullback, Pushforward
-from jaxbind._effects import call_with_effect
+from jaxbind._kernels import Kernel
 from jaxbind._parameters import Parameters
 from jaxbind._roles import GENERAL, Function
+from jaxbind._rules import Traced
 from jaxbind._static import Static
 from jaxbind._transposed import Transposed
 from jaxbind._ufuncs import UfuncLoops
@@ -41,8 +42,23 @@ Role = Function | Pushforward | Pullback | Transposed
 UNDECLARED = "undeclared jvp"
 
 
+def has_wrt(role: Role) -> bool:
+    """Whether a rule may ask which cotangents are wanted."""
+    return isinstance(role, (Pullback, Transposed))
+
+
+def kept(cache: dict, key: Any, value: Any) -> Any:
+    """Put into a cache of limited size, the oldest out; a value that was faster wins."""
+    while len(cache) >= 256:
+        cache.pop(next(iter(cache)), None)
+    return cache.setdefault(key, value)
+
+
 class EagerCalls(dict[Call, Callable]):
     """Compiled calls, for those outside jit; a binding owns them."""
+
+    def keep(self, call: Call, compiled: Callable) -> Callable:
+        return kept(self, call, compiled)
 
 
 class Definition:
@@ -103,7 +119,7 @@ class Definition:
         self.step = step
         self.parent: Any = parent
         # what the function takes, and how the binding is called (a rule may take less)
-        self.parameters = Parameters.of(function or _nothing, rule=parent is not None)
+        self.parameters = Parameters.of(function or _nothing, rule=has_wrt(role))
         self.calling = calling or self.parameters
         self.traced = traced
         self.vectorized = vectorized
@@ -122,7 +138,9 @@ class Definition:
         # replaced ones, too, as long as programs hold them
         self._steps: WeakValueDictionary[str, Definition] = WeakValueDictionary()
         self._versions: dict[Hashable, int] = {}
-        self._outputs: dict[Any, Outputs] = {}
+        # by static parameters, which live no longer than the programs that hold them
+        self._outputs: WeakKeyDictionary[Static, dict[Any, Outputs]] = WeakKeyDictionary()
+        self._asked = False
 
     def __repr__(self) -> str:
         return f"<Definition {self.label}>"
@@ -140,9 +158,7 @@ class Definition:
         call = Call(self, static, tree, 0, like)
         operands = self._checked(call, [jnp.asarray(leaf) for leaf in leaves])
         call, operands = self._with_loops(call, operands)
-        if self.effect is not None:
-            results = call_with_effect(call, operands)
-        elif call.loop and self.vmap_rule is not None:
+        if call.loop and self.vmap_rule is not None:
             core = Call(self, static, tree, 0, like)
             results = over_loops(lambda *xs: self.bind(core, xs), call.loop, operands)
         else:
@@ -158,6 +174,9 @@ class Definition:
             _dtypes.check(self.label, call.operand(index), x.dtype)
             if (every or _dtypes.is_inexact(x.dtype)) and not jax.typeof(x).weak_type:
                 strong.append(x.dtype)
+        if isinstance(self.compiled, Kernel):
+            known = self.compiled.loop.dtypes
+            return [_number_as(x, d) for x, d in zip(operands, known, strict=False)]
         if not strong:
             return operands
         return [
@@ -206,16 +225,15 @@ class Definition:
     def outputs(self, call: Call, structs: Sequence[Any]) -> Outputs:
         """The results of one core call; the declaration is asked once per operand types."""
         key = (
-            call.static,
             call.tree,
             call.like,
             tuple((s.shape, s.dtype) for s in structs),
             _dtypes.canonical(np.float64),
         )
-        found = self._outputs.get(key)
-        if found is None:
-            found = self._outputs[key] = self.role.outputs(call, structs)
-        return found
+        self._asked = True
+        known = self._outputs.setdefault(call.static, {})
+        found = known.get(key)
+        return kept(known, key, self.role.outputs(call, structs)) if found is None else found
 
     def eager_calls(self) -> EagerCalls:
         """The compiled calls of the nearest binding that is alive: our own, or our parent's."""
@@ -240,18 +258,24 @@ class Definition:
     # Derivatives --------------------------------------------------------------------------------
 
     def define(
-        self, key: Hashable, step: str, role: Role, function: Callable | None, traced: Any = None
+        self,
+        key: Hashable,
+        step: str,
+        role: Role,
+        function: Callable | None,
+        traced: Any = None,
+        label: str | None = None,
     ) -> Definition:
         """Make (or replace) the derivative ``key``."""
         undeclared = self.rules.pop(UNDECLARED, None) if key == "jvp" else None
         if undeclared is not None:  # it may have rules for second derivatives already
             undeclared.function, undeclared.traced = function, traced
-            undeclared.parameters = Parameters.of(function or _nothing, rule=True)
+            undeclared.parameters = Parameters.of(function or _nothing)
         self._versions[key] = version = self._versions.get(key, 0) + 1
         definition = undeclared or Definition(
             function,
             role,
-            label=f"{self.label}.{step}",
+            label=label or f"{self.label}.{step}",
             parent=self,
             step=step if version == 1 else f"{step}@{version}",
             calling=self._calling_of(role),
@@ -265,6 +289,18 @@ class Definition:
         self.rules[key] = definition
         self._steps[definition.step or ""] = definition
         return definition
+
+    @property
+    def has_derivative(self) -> bool:
+        """Whether a pushforward or a pullback was declared."""
+        return "jvp" in self.rules or "vjp" in self.rules
+
+    @property
+    def asks_wrt(self) -> bool:
+        """Whether the rule has a parameter ``wrt``."""
+        if self.traced is not None:
+            return isinstance(self.traced, Traced) and self.traced.parameters.wants_wrt
+        return self.parameters.wants_wrt
 
     @property
     def inlined(self) -> bool:
@@ -318,7 +354,7 @@ class Definition:
 
     def ever_traced(self) -> bool:
         """Whether a program of JAX's may hold this definition, or its rules."""
-        return bool(self._outputs) or (self.parent is not None and self.parent.ever_traced())
+        return self._asked or (self.parent is not None and self.parent.ever_traced())
 
     # What the primitive asks --------------------------------------------------------------------
 
@@ -355,6 +391,16 @@ class Definition:
         if rule is None:
             raise _missing.no_transpose(self, group, operand)
         return rule
+
+
+def _number_as(x: Any, dtype: np.dtype) -> Any:
+    """A Python number as the dtype that a kernel takes, if that can hold it."""
+    if not jax.typeof(x).weak_type or x.dtype == dtype:
+        return x
+    if _dtypes.is_inexact(dtype) and (_dtypes.is_complex(dtype) or not _dtypes.is_complex(x.dtype)):
+        return x.astype(dtype)
+    whole = dtype.kind in "iu" and x.dtype.kind in "iu" and not _jax.is_tracer(x)
+    return x.astype(dtype) if whole and x.astype(dtype) == x else x
 
 
 def _nothing() -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.interpreters import ad
 from jax.tree_util import tree_flatten, tree_unflatten
 
 from jaxbind import _dtypes
@@ -31,9 +30,11 @@ from jaxbind._roles import (
     Wanted,
     core_structs,
     differentiable,
+    is_undefined,
     spread,
 )
 from jaxbind._static import NO_STATIC
+from jaxbind._wrt import by_argument
 
 if TYPE_CHECKING:
     pass
@@ -93,6 +94,10 @@ class _Derived:
 
     second = "tangents"
 
+    def wanted(self, call: Call) -> tuple[bool, ...]:
+        del call
+        return ()
+
     def _prepared_primals(self, definition: Any, args: tuple) -> tuple[tuple, Any]:
         if not isinstance(args[0], (tuple, list)):
             raise _not_a_tuple(definition, "primals", args[0])
@@ -144,10 +149,10 @@ class Pushforward(_Derived):
         primals, tangents = operands[:count], operands[count:]
         wanted = fill(
             present(*call.tree.children()),
-            [_undefined(t) for t in tangents],
+            [is_undefined(t) for t in tangents],
             False,
         )
-        members = [count + k for k, t in enumerate(tangents) if _undefined(t)]
+        members = [count + k for k, t in enumerate(tangents) if is_undefined(t)]
         outputs = self._parent_outputs(call, core_structs(call, operands))
         rule = self.parent.vjp_rule(inner.operand(wanted.index(True)))
         cts_tree = masked(outputs.tree, spread(outputs, cts))
@@ -161,6 +166,9 @@ class Pullback(_Derived):
     """``f.vjp(primals, cotangents)``; `Call.like` says for which operands of f."""
 
     second = "cotangents"
+
+    def wanted(self, call: Call) -> tuple[bool, ...]:
+        return by_argument(call.tree.children()[0], call.like.operands)
 
     def _parent_like(self, call: Call) -> Any:
         assert isinstance(call.like, Wanted)
@@ -218,10 +226,6 @@ class Pullback(_Derived):
         full = fill(parent_outputs.kept, pushed)
         wanted = [t for t, p in zip(full, has, strict=True) if p]
         return list(range(count, len(operands))), wanted
-
-
-def _undefined(value: Any) -> bool:
-    return ad.is_undefined_primal(value)
 
 
 def _avals(leaves: Sequence[Any]) -> list[Any]:

@@ -37,12 +37,9 @@ def push(definition: Any, static: Static, args: tuple) -> Any:
     leaves, tree = tree_flatten(primals)
     given = leaves_up_to(tree, tangents)
     moving = [_dtypes.is_inexact(jnp.result_type(leaf)) for leaf in leaves]
+    moving = [m and t is not None for m, t in zip(moving, given, strict=True)]
     chosen = [leaf for leaf, m in zip(leaves, moving, strict=True) if m]
-    along = [
-        jnp.zeros_like(leaf) if t is None else jnp.asarray(t)
-        for leaf, t, m in zip(leaves, given, moving, strict=True)
-        if m
-    ]
+    along = [jnp.asarray(t) for t, m in zip(given, moving, strict=True) if m]
     inner = _of_moving(definition, static, leaves, tree, moving)
     return jax.jvp(inner, tuple(map(jnp.asarray, chosen)), tuple(along))[1]
 

@@ -59,6 +59,9 @@ def check(label: str, what: str, dtype: Any) -> None:
         remedy = "pass jax.random.key_data(key) instead of a typed key"
     elif dtype == jax.dtypes.float0:
         remedy = "it is the tangent of an integer and carries no data; leave it out"
+    elif np.dtype(dtype).newbyteorder("=") in _ACCEPTED:
+        name = np.dtype(dtype).str
+        remedy = "its bytes are swapped (FITS files give such): x.astype(x.dtype.newbyteorder('='))"
     raise TypeError(
         f"{label}: {what} has dtype {name}, which cannot cross to a"
         " foreign function. Accepted: bool, int8 to int64, uint8 to uint64, float16, bfloat16,"

@@ -29,6 +29,7 @@ class ContractError(TypeError):
 
 
 _last: BaseException | None = None
+_told = ""  # what JAX was told of it
 
 
 def last_exception() -> BaseException | None:
@@ -40,19 +41,45 @@ def last_exception() -> BaseException | None:
     return _last
 
 
-def remember(error: BaseException) -> None:
+def remember(error: BaseException, text: str) -> None:
     """Keep an exception for `last_exception`, without the views of JAX's memory that it holds."""
-    global _last
+    global _last, _told
     log.debug("a bound function raised", exc_info=error)
-    traceback.clear_frames(error.__traceback__)
-    with contextlib.suppress(Exception):  # whatever a user's class does
-        error.args = tuple(a.copy() if isinstance(a, np.ndarray) else a for a in error.args)
-    _last = error
+    for each in _chain(error):
+        traceback.clear_frames(each.__traceback__)
+        with contextlib.suppress(Exception):  # whatever a user's class does
+            each.args = _without_views(each.args)
+            for name, value in list(vars(each).items()):
+                setattr(each, name, _without_views(value))
+    _last, _told = error, text
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """An exception with its causes, its context and the exceptions that it groups."""
+    found: list[BaseException] = []
+    todo: list[BaseException | None] = [error]
+    while todo:
+        each = todo.pop()
+        if each is not None and all(each is not other for other in found):
+            found.append(each)
+            todo += [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]
+    return found
+
+
+def _without_views(value: Any) -> Any:
+    """Arrays in containers as copies."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if type(value) in (tuple, list, set):
+        return type(value)(_without_views(item) for item in value)
+    if type(value) is dict:
+        return {key: _without_views(item) for key, item in value.items()}
+    return value
 
 
 def with_cause(error: BaseException) -> BaseException:
     """An error of JAX's with the exception that it tells of as its cause."""
-    if _last is not None and error.__cause__ is None and _text(_last) in _text(error):
+    if _last is not None and error.__cause__ is None and _told in _text(error):
         error.__cause__ = _last
     return error
 
@@ -132,7 +159,7 @@ def _user_traceback(error: BaseException) -> str:
 
 
 def _is_ours(filename: str) -> bool:
-    return filename.endswith("_pycall.pyx") or os.path.dirname(filename) == _OURS
+    return filename.endswith(("_pycall.pyx", "_loops.pyx")) or os.path.dirname(filename) == _OURS
 
 
 def kept_view(name: str) -> ContractError:

@@ -2,12 +2,14 @@
 
 Daemon threads go on until Python kills them, one at a time, where they next ask for the GIL. One
 that calls JAX is killed inside of frames of C++ that nothing may unwind, and would take the
-process with it: it is made to wait instead. One that a refused call still reaches is not reported.
+process with it: it is made to wait instead. Refused calls of daemon threads are not reported, nor
+the effects for which JAX then waits in vain.
 """
 
 from __future__ import annotations
 
 import atexit
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -22,13 +24,15 @@ def prepare() -> None:
 
 def _leave() -> None:
     threading.excepthook = _silent_about_refusals(threading.excepthook)
+    sys.unraisablehook = _silent_about_refusals(sys.unraisablehook)
     _frame.drain()
 
 
 def _silent_about_refusals(report: Callable[[Any], object]) -> Callable[[Any], None]:
-    def excepthook(args: Any) -> None:
-        thread = args.thread
-        if thread is None or not thread.daemon or _frame.REFUSED not in str(args.exc_value):
+    def hook(args: Any) -> None:
+        thread = getattr(args, "thread", None)
+        own = thread is not None and not thread.daemon
+        if own or _frame.REFUSED not in str(args.exc_value):
             report(args)
 
-    return excepthook
+    return hook

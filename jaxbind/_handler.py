@@ -42,7 +42,7 @@ class Handler:
         attributes: Sequence[str] | Mapping[str, Any] = (),
         name: str | None = None,
     ):
-        self.pointer = pointer_of(pointer)
+        self.pointer = pointer_of(pointer, "Handler")
         found = getattr(pointer, "__name__", None)
         self.__name__ = name or (found if isinstance(found, str) and found else "handler")
         self.__module__ = ""

@@ -12,8 +12,8 @@ from __future__ import annotations
 import ast
 import importlib
 import itertools
-import re
 import sys
+import threading
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +31,7 @@ from jaxbind._errors import log, short_repr
 from jaxbind._handler import Handler
 from jaxbind._parameters import Parameters
 from jaxbind._static import Static
+from jaxbind._ufuncs import ufunc_of
 from jaxbind._wrt import Wrt
 
 if TYPE_CHECKING:
@@ -40,11 +41,17 @@ T = TypeVar("T")
 
 _PROCESS = uuid.uuid4().hex[:16]
 _count = itertools.count(1)
+_counting = threading.Lock()
 _definitions: WeakValueDictionary[str, Definition] = WeakValueDictionary()
 #: the last one bound under each name that was given with bind(name=)
 _given: WeakValueDictionary[str, Definition] = WeakValueDictionary()
 _bindings: set[type] = set()
 _unwritten: WeakValueDictionary[str, Site] = WeakValueDictionary()
+
+
+def _number() -> int:
+    with _counting:  # free-threaded Python may count twice alike
+        return next(_count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +63,7 @@ class Site:
       vectorized: whether the function takes them itself.
       static: the static parameters.
       tree: the structure of the positional arguments.
-      wanted: for a pullback, for which operands of the parent.
+      wanted: for a pullback or a transpose, for which arguments of the parent.
       result: the structure of what the function returns.
       kept: which leaves of it are results of the call.
       seen: the dtype in which the function sees each operand, where it differs.
@@ -70,7 +77,7 @@ class Site:
     vectorized: bool
     static: Static
     tree: PyTreeDef
-    wanted: tuple[bool, ...] | None
+    wanted: tuple[bool, ...]
     result: PyTreeDef
     kept: tuple[bool, ...]
     seen: tuple[str | None, ...]
@@ -83,7 +90,7 @@ class Site:
         """The canonical text, or a token of this process where there is none."""
         static, tree, result = self.static.literal(), _literal(self.tree), _literal(self.result)
         if static is None or tree is None or result is None:
-            token = f"#{_PROCESS}-{next(_count)}"
+            token = f"#{_PROCESS}-{_number()}"
             _unwritten[token] = self
             return token
         rest = (
@@ -165,7 +172,7 @@ def describe(call: Call, structs: list[jax.ShapeDtypeStruct]) -> tuple[str, str,
         definition.vectorized and not (call.loop and definition.role.lacks(call, structs)),
         call.static,
         call.tree,
-        getattr(call.like, "operands", None),
+        definition.role.wanted(call),
         outputs.tree,
         outputs.kept,
         _differing(seen, structs),
@@ -180,8 +187,13 @@ def describe(call: Call, structs: list[jax.ShapeDtypeStruct]) -> tuple[str, str,
 
 
 def _contract(definition: Definition) -> str:
-    role: Any = _root(definition).role
-    return str(getattr(role.shapes, "signature", None) or "")
+    root = _root(definition)
+    role: Any = root.role
+    order = f" order={root.order!r}" if root.order != "C" else ""
+    ufunc = ufunc_of(root.function)
+    named = f" of {ufunc.__name__}" if ufunc is not None else ""
+    effect = f" effect={definition.effect!r}" if definition.effect is not None else ""
+    return str(getattr(role.shapes, "signature", None) or "") + named + order + effect
 
 
 def _root(definition: Definition) -> Definition:
@@ -202,6 +214,9 @@ def refuse_to_export(label: str, owner: tuple[Definition, Site]) -> NoReturn:
         why, remedy = site.unwritten(), "Pass numbers, strings and tuples of them"
     else:
         why = "a function that another process cannot import"
+        name = _root(definition).given_name
+        if name is not None:
+            why += f" (another one was bound under the name {name!r} since)"
         remedy = "Bind it at the top of a module (where its name is that of the binding or its own)"
         remedy += ", or give bind(name=...) a name under which the other process binds it, too"
     raise ValueError(f"{label} cannot be exported: its call needs {why}. {remedy}")
@@ -215,8 +230,13 @@ def announce(definition: Definition) -> None:
 
 def is_stable(definition: Definition) -> bool:
     """Whether its name means the same in other processes."""
-    root = _root(definition)
-    return bool(root.given_name or importable_name(root))
+    return _stable_name(_root(definition)) is not None
+
+
+def _stable_name(root: Definition) -> str | None:
+    if root.given_name is not None:  # the last one bound under a name has it
+        return root.given_name if _given.get(root.given_name) is root else None
+    return importable_name(root)
 
 
 def _differing(dtypes: Any, structs: Any) -> tuple[str | None, ...]:
@@ -229,21 +249,13 @@ def name_of(definition: Definition) -> str:
     """The name of a definition in programs; derivatives are reached through their parent."""
     if definition.step is not None:
         return f"{name_of(definition.parent)}.{definition.step}"
-    wanted = definition.given_name or importable_name(definition)
-    if wanted is None:
+    name = _stable_name(definition)
+    if name is None:
         if definition.private_name is None:
-            definition.private_name = f"{definition.label}<{_PROCESS}-{next(_count)}>"
-        wanted = definition.private_name
-    return _claim(wanted, definition)
-
-
-def _claim(wanted: str, definition: Definition) -> str:
-    """Register under ``wanted``, or with a number behind it where another one has that name."""
-    for name in itertools.chain([wanted], (f"{wanted}#{k}" for k in itertools.count(2))):
-        holder = _definitions.setdefault(name, definition)
-        if holder is definition:
-            return name
-    raise AssertionError
+            definition.private_name = f"{definition.label}<{_PROCESS}-{_number()}>"
+        name = definition.private_name
+    _definitions[name] = definition
+    return name
 
 
 def importable_name(definition: Definition) -> str | None:
@@ -284,7 +296,7 @@ def resolve(name: str) -> Definition:
     """
     definition, steps = _among(_definitions, name)
     if definition is None:
-        definition, steps = _among(_given, re.sub(r"#\d+(?=\.|$)", "", name))
+        definition, steps = _among(_given, name)
     if definition is None:
         definition, steps = _import(name)
     for step in reversed(steps):
@@ -321,7 +333,7 @@ def _import(name: str) -> tuple[Any, list[str]]:
         raise LookupError(f"module {module}, which should define {path}, fails: {error}") from None
     parts = path.split(".")
     while parts and _definition_of(found) is None:
-        part = parts.pop(0).partition("#")[0]
+        part = parts.pop(0)
         if not hasattr(found, part):
             raise LookupError(f"module {module} has no {path}")
         found = getattr(found, part)
@@ -349,6 +361,13 @@ def find_binding(name: str) -> Any:
 def open_site(name: str, text: str) -> Any:
     """Called by XLA when it instantiates a call site: the object that executes its calls."""
     definition = resolve(name)
+    site = _open(definition, name, text)
+    if definition.effect == "ordered":
+        site.take_tokens()
+    return site
+
+
+def _open(definition: Definition, name: str, text: str) -> Any:
     if definition.function is None:
         raise LookupError(f"{name} has no function")
     site = Site.parse(text)
@@ -373,8 +392,7 @@ def open_site(name: str, text: str) -> Any:
     parameters = definition.parameters
     keywords = parameters.accepted(site.static.values)
     if parameters.wants_wrt:
-        parent = definition.parent
-        keywords["wrt"] = Wrt.from_operands(parent, site.tree.children()[0], site.wanted or ())
+        keywords["wrt"] = Wrt.named(definition.parent, site.wanted)
     if getattr(definition.function, "takes_loop", False):
         keywords["loop"] = site.loop if site.vectorized else 0
     return _pycall.CallSite(

@@ -6,6 +6,8 @@ of them alone, so that a new JAX release that moves one fails there first.
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -119,7 +121,7 @@ def make_primitive(
     primitive = Primitive(name)
     primitive.multiple_results = True
     primitive.def_impl(eager)
-    primitive.def_abstract_eval(abstract)
+    primitive.def_effectful_abstract_eval(abstract)
     ad.primitive_jvps[primitive] = jvp
     ad.primitive_transposes[primitive] = transpose
     _register_batcher(primitive, batch)
@@ -225,6 +227,12 @@ class _Refusing(jax.core.Trace):
     process_primitive = _refuse
     process_custom_jvp_call = _refuse
     process_custom_vjp_call = _refuse
+    process_custom_transpose = _refuse
+    process_call = _refuse
+    process_map = _refuse
+
+    def stage_value(self, *args: Any, **kwargs: Any) -> Any:  # since jax 0.10: jnp.asarray
+        return self._refuse("making an array", *args, **kwargs)
 
 
 def _guard() -> tuple[Callable[[], Any], Callable[[Any], None]] | tuple[()]:
@@ -286,6 +294,104 @@ def lower_foreign_call(
         target, operand_layouts=given, result_layouts=made, operand_output_aliases=aliases
     )
     return lowering(ctx, *operands, **attributes)
+
+
+def _effects() -> dict[str, Any]:
+    """Effects of our own, which JAX lowers, lets into control flow and exports as those of its
+    host calls (the sets are private; jax 0.9 to 0.12). `jax.checkpoint`, which would repeat the
+    call, refuses them.
+    """
+    from jax._src import effects
+
+    class Effect(effects.Effect):
+        def __eq__(self, other: object) -> bool:
+            return type(self) is type(other)
+
+        def __hash__(self) -> int:
+            return hash(type(self))
+
+        def __str__(self) -> str:
+            return type(self).__name__
+
+    class Foreign(Effect):
+        """A call of a foreign function with an effect."""
+
+    class OrderedForeign(Effect):
+        """One that happens in the program's order."""
+
+    effects.ordered_effects.add_type(OrderedForeign)
+    for known in (
+        effects.lowerable_effects,
+        effects.control_flow_allowed_effects,
+        effects.custom_derivatives_allowed_effects,
+    ):
+        known.add_type(Foreign)
+        known.add_type(OrderedForeign)
+    return {"unordered": Foreign(), "ordered": OrderedForeign()}
+
+
+EFFECTS = _effects()
+
+
+def lower_effect(
+    ctx: mlir.LoweringRuleContext,
+    operands: Sequence[Any],
+    target: str,
+    layouts: tuple[list, list] | None,
+    effect: str,
+    label: str,
+    **attributes: Any,
+) -> Any:
+    """Emit a custom call that XLA neither removes nor merges.
+
+    One that is ordered has a token as its last operand and its last result.
+
+    Raises:
+      NotImplementedError: where XLA would split the program over several devices.
+    """
+    from jax._src import callback, core, ffi
+    from jax._src.interpreters import mlir as private
+
+    inner = ctx
+    context = ctx.module_context.axis_context
+    devices = getattr(context, "num_devices", None) or 1
+    if devices > 1:  # XLA would drop the annotation, but for callbacks of JAX's own
+        raise NotImplementedError(
+            f"{label}: an effect happens once, on one device, and this program is split over"
+            f" {devices} of them. Call it outside of the sharded program, or under jax.shard_map,"
+            " where it happens on each device (effect='unordered')"
+        )
+    shardings: Any = None
+    if hasattr(context, "manual_axes"):  # shard_map
+        shardings = callback._callback_op_sharding(context, None, ctx.avals_out)
+    if effect == "ordered":
+        token = ctx.tokens_in.get(EFFECTS[effect])
+        inner = dataclasses.replace(
+            ctx,
+            avals_in=[*ctx.avals_in, core.abstract_token],
+            avals_out=[*ctx.avals_out, core.abstract_token],
+        )
+        operands = [*operands, token]
+        if layouts is not None:
+            layouts = ([*layouts[0], ()], [*layouts[1], ()])
+        if ctx.avals_out and hasattr(shardings, "shardings"):  # one for each result
+            several = shardings.shardings
+            shardings = type(shardings)(type(several)([*several, several[0]]))
+    given, made = layouts or (None, None)
+    lower = ffi.build_ffi_lowering_function(
+        target, operand_layouts=given, result_layouts=made, has_side_effect=True
+    )
+    operation = lower(inner, *operands, **attributes)
+    if shardings is not None:
+        arguments: Any = (operation, shardings)
+        if len(inspect.signature(private.set_sharding).parameters) > 2:  # since jax 0.11
+            arguments = (ctx.module_context, *arguments)
+        private.set_sharding(*arguments)
+    results = list(operation.results)
+    if effect == "ordered":
+        made_token = mlir.TokenSet({EFFECTS[effect]: results.pop()})
+        ctx.set_tokens_out(ctx.tokens_in.update_tokens(made_token))
+    return results
 
 
 def keep_until_compiled(ctx: mlir.LoweringRuleContext, thing: Any) -> None:

@@ -96,7 +96,7 @@ class Kernel:
                 f"Kernel: convention={convention!r} is not understood; it is 'C', 'Fortran' or"
                 " 'gufunc'"
             )
-        self.pointer: Pointer = pointer_of(pointer)
+        self.pointer: Pointer = pointer_of(pointer, inner_loop=convention == "gufunc")
         self.given = pointer
         self.__name__ = name or _name_of(pointer)
         self.__module__ = ""
@@ -128,6 +128,11 @@ class Kernel:
                 raise TypeError(
                     f"{label}: an inner loop has arguments of its own; args= is not for it"
                 )
+            if prototype is not None:
+                raise TypeError(
+                    f"{label}: it is {prototype} by its own signature, which is no inner loop:"
+                    " void (char **, npy_intp *, npy_intp *, void *)"
+                )
             wanted = len(self.signature.inputs) + len(self.signature.outputs)
             found = _dtypes_given(label, dtypes, wanted) or (np.dtype(float),) * wanted
             self.names = tuple(f"x{i + 1}" for i in range(len(self.signature.inputs)))
@@ -148,6 +153,7 @@ class Kernel:
                 made.returns,
                 made.source,
                 fortran=convention == "Fortran",
+                status=made.status,
             )
         for dtype in self.loop.dtypes:
             _dtypes.check(label, "an argument", dtype)
@@ -271,6 +277,8 @@ class _Arguments:
         given = _dtypes_given(label, dtypes, count + results)
         kinds = {name: kind for kind, name in items}
         self.dtypes = self._dtypes(given, kinds, [*inputs, *outputs], count + results)
+        self._check_shared(shared, [*inputs, *outputs])
+        self.status = self._status(status, kinds)
         self.slots = tuple(
             self._slot(name, kinds[name], special, statics, status) for name in names
         )
@@ -399,7 +407,7 @@ class _Arguments:
         if name == "data" and "data" not in self.order:
             return Slot(DATA, 0, np.dtype(np.int64))
         if status == name:
-            return Slot(STATUS, 0, integer)
+            return Slot(STATUS, 0, self.status)
         pointer = self.fortran or (kind is not None and kind.pointer)
         if name in statics:
             dtype = np.dtype(float) if kind is None or kind.dtype is None else kind.dtype
@@ -419,6 +427,35 @@ class _Arguments:
                 f"{self.label}: {name} is an array, but its C type is {kind}: a pointer is missing"
             )
         return Slot(ELEMENT if by_value else BUFFER, index, self.dtypes[index])
+
+    def _check_shared(self, shared: tuple[str, ...], names: Sequence[str]) -> None:
+        """An input that is overwritten with a result is as large as that."""
+        count = len(self.signature.inputs)
+        for result, name in enumerate(shared):
+            index = names.index(name)
+            cores = self.signature.inputs[index], self.signature.outputs[result]
+            dtypes = self.dtypes[index], self.dtypes[count + result]
+            if cores[0] != cores[1] or dtypes[0] != dtypes[1]:
+                pairs = zip(dtypes, cores, strict=True)
+                shown = [f"{dtype.name}[{','.join(map(str, core))}]" for dtype, core in pairs]
+                raise ValueError(
+                    f"{self.label}: inout= says that {name} is overwritten with result {result},"
+                    f" but the one is {shown[0]} and the other {shown[1]}"
+                )
+
+    def _status(self, status: str | None, kinds: Mapping[str, CType | None]) -> np.dtype:
+        """The type of the integer by which it reports failure."""
+        if status is None:
+            return np.dtype(np.int32)
+        kind = self.returned if status == "return" else kinds[status]
+        if kind is None:
+            return np.dtype(np.int32)
+        returned = status == "return"
+        fits = (kind.pointer or self.fortran) != returned
+        if kind.dtype is None or kind.dtype.kind not in "iu" or not fits:
+            wanted = "an integer" if returned else "an integer by reference, as int *"
+            raise TypeError(f"{self.label}: status={status!r} is {kind}; it must be {wanted}")
+        return kind.dtype
 
     def _check_room(self) -> None:
         reals = 0

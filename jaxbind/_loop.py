@@ -39,6 +39,7 @@ class Loop:
       returns: ``NOTHING``, ``RETURNS_STATUS`` or ``RESULT``.
       source: for each output, the input whose value it starts with, or -1.
       may_raise: whether it may leave a Python exception behind.
+      status: the type of the status that it returns.
     """
 
     function: int
@@ -51,6 +52,7 @@ class Loop:
     source: tuple[int, ...] = ()
     fortran: bool = False
     may_raise: bool = False
+    status: np.dtype = np.dtype(np.int32)  # noqa: RUF009
 
     def static_values(self, label: str, static: Mapping[str, Any]) -> list[bytes]:
         """The bytes of the static parameters, empty for other slots.
@@ -97,7 +99,7 @@ class Loop:
             slots=slots,
             returns=self.returns,
             result_code=_dtypes.CODE_OF[
-                np.dtype(np.int32) if self.returns == RETURNS_STATUS else self.dtypes[-1]
+                self.status if self.returns == RETURNS_STATUS else self.dtypes[-1]
             ],
             may_raise=self.may_raise,
             threads=threads,

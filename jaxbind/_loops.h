@@ -102,6 +102,15 @@ typedef struct {
   int64_t iteration, status;
 } jb_failure;
 
+static inline void jb_start(jb_failure *failure, const JB_CallFrame *frame) {
+  failure->kind = JB_FINE;
+  failure->frame = frame;
+  failure->error = NULL;
+  failure->exception = NULL;
+  failure->iteration = 0;
+  atomic_init(&failure->busy, 0); /* nobody else knows it yet: no fence, which takes 4 ns */
+}
+
 static inline void jb_fail_at(jb_failure *failure, int64_t iteration, int64_t status) {
   while (atomic_exchange(&failure->busy, 1)) {}
   if (failure->kind == JB_FINE || iteration < failure->iteration) {
@@ -370,12 +379,23 @@ static inline void jb_call(
   }
 }
 
+static inline int64_t jb_integer(const int64_t *memory, int bytes) {
+  int8_t one; int16_t two; int32_t four;
+  switch (bytes) {
+    case 1: memcpy(&one, memory, 1); return one;
+    case 2: memcpy(&two, memory, 2); return two;
+    case 4: memcpy(&four, memory, 4); return four;
+    default: return *memory;
+  }
+}
+
 /* Call a function for `count` iterations, one after the other. */
 static void jb_call_slots(
     const jb_kernel *k, const jb_plan *p, char *const *at, const intptr_t *step, int64_t count,
     int64_t begin, jb_failure *failure) {
   int64_t i[JB_INTEGERS_AT_MOST] = {0}, refs[JB_SLOTS][2], status;
-  int32_t failed;
+  int64_t failed;
+  int status_bytes = k->returns == JB_RETURNS_STATUS ? jb_itemsize(k->result_code) : 4;
   double d[JB_REALS + 2] = {0};
   int code = k->returns == JB_RETURNS_NOTHING ? 0 : k->result_code;
   char *to = NULL;
@@ -398,14 +418,17 @@ static void jb_call_slots(
           memcpy(refs[s], slot->value, 16);
           i[integers++] = (int64_t)(intptr_t)refs[s];
           break;
-        case JB_SLOT_STATUS: i[integers++] = (int64_t)(intptr_t)&status; break;
+        case JB_SLOT_STATUS:
+          status_bytes = jb_itemsize(slot->code);
+          i[integers++] = (int64_t)(intptr_t)&status;
+          break;
         default: i[integers++] = (int64_t)(intptr_t)k->data; break;
       }
     }
     if (k->returns == JB_RETURNS_RESULT) to = at[k->buffers - 1] + n * step[k->buffers - 1];
     else if (k->returns == JB_RETURNS_STATUS) to = (char *)&status;
     jb_call(k->function, i, integers, d, reals, code, to);
-    memcpy(&failed, &status, 4);
+    failed = jb_integer(&status, status_bytes);
     if (failed != 0) jb_fail_at(failure, begin + n, failed);
   }
 }

@@ -71,11 +71,12 @@ cdef extern from "_loops.h" nogil:
         int64_t threads
         jb_plan* plan
     ctypedef struct jb_failure:
-        int kind, buffer, busy
+        int kind, buffer
         void* exception
         const JB_CallFrame* frame
         JB_Error* error
         int64_t iteration, status
+    void jb_start(jb_failure*, const JB_CallFrame*)
     int jb_plan_fits(const jb_plan*, const JB_CallFrame*, char**)
     jb_plan* jb_plan_of(const jb_kernel*, const JB_CallFrame*, jb_failure*)
     void jb_plan_free(jb_plan*)
@@ -366,18 +367,22 @@ cdef class LoopSite(Site):
 
     cdef JB_Error* told(self, JB_CallFrame* frame, exception) noexcept:
         try:
-            code, text = _errors.message(self.label, [], [], 0, 1, exception)
-            _errors.remember(exception)
-            return make_error(frame, code, text.encode("utf-8", "replace").replace(b"\0", b"?"))
+            operands = self.operands_of(frame)
+            code, text = _errors.message(self.label, self.names, operands, 0, 1, exception)
+            encoded = text.encode("utf-8", "replace").replace(b"\0", b"?")
+            _errors.remember(exception, encoded.decode("utf-8"))
+            return make_error(frame, code, encoded)
         except BaseException:
             return make_error(frame, 13, b"jaxbind: a loop raised, and describing it failed")
 
-    cdef tuple describe(self, JB_CallFrame* frame, jb_failure* failure):
-        """Status code and text of what went wrong."""
+    cdef list operands_of(self, JB_CallFrame* frame):
+        """Dtypes and core shapes, as errors show them."""
         cdef JB_Buffer* buffer
         cdef int64_t i, a
         operands = []
-        for i in range(self.kernel.operands if can_be_counted(&self.kernel, frame) else 0):
+        if not can_be_counted(&self.kernel, frame):
+            return ["?"] * len(self.names)
+        for i in range(self.kernel.operands):
             buffer = jb_buffer(frame, self.kernel.operands, i)
             if jb_buffer_flaw(buffer) != NULL:
                 operands.append("?")
@@ -385,6 +390,11 @@ cdef class LoopSite(Site):
             shape = [buffer.dims[a] for a in range(self.kernel.loop, buffer.rank)]
             dtype = _dtypes.CODES.get(<int>buffer.dtype, "?")
             operands.append(f"{dtype}[{','.join(map(str, shape))}]")
+        return operands
+
+    cdef tuple describe(self, JB_CallFrame* frame, jb_failure* failure):
+        """Status code and text of what went wrong."""
+        operands = self.operands_of(frame)
         name = f"buffer {failure.buffer}"
         flaw = self.flaw(frame, failure.buffer) if failure.kind == JB_NO_BUFFER else ""
         said = {
@@ -502,12 +512,7 @@ cdef void run(jb_kernel* kernel, JB_CallFrame* frame, jb_failure* failure) noexc
     cdef char* bases[64]
     cdef jb_fpenv saved
     cdef int i
-    failure.kind = JB_FINE
-    failure.exception = NULL
-    failure.frame = frame
-    failure.error = NULL
-    failure.iteration = 0
-    failure.busy = 0
+    jb_start(failure, frame)
     if plan == NULL or not jb_plan_fits(plan, frame, bases):
         own = jb_plan_of(kernel, frame, failure)
         if own == NULL:

@@ -101,7 +101,8 @@ class Parameters:
     def by_keyword_out(self, function: Callable) -> Callable:
         """The function with ``out`` as a keyword, wherever it stands among its parameters."""
         place = self.out_place
-        if place is None or (self.out_named and place >= len(self.operands)):
+        last = place is not None and place >= len(self.operands) and not self.variadic
+        if place is None or (self.out_named and last):
             return function
 
         def placed(*operands: Any, out: Any, **static: Any) -> Any:

@@ -64,6 +64,8 @@ _NAMES: dict[str, Any] = {
     "unsigned long": np.ulong,
     "long long": np.longlong,
     "unsigned long long": np.ulonglong,
+    "PY_LONG_LONG": np.longlong,  # in Cython's capsules
+    "unsigned PY_LONG_LONG": np.ulonglong,
     "size_t": np.uintp,
     "ssize_t": np.intp,
     "Py_ssize_t": np.intp,
@@ -137,23 +139,28 @@ def prototype_of(text: str) -> Prototype | None:
     return None if result is None else Prototype(result, tuple(arguments))
 
 
-def pointer_of(function: Any) -> Pointer:
-    """The address behind a foreign function object.
+def pointer_of(function: Any, what: str = "Kernel", *, inner_loop: bool = False) -> Pointer:
+    """The address behind a foreign function object (of an inner loop: without a prototype).
 
     Raises:
       TypeError: if it is none of those that are known.
       ValueError: for a null pointer.
     """
-    found = _pointer_of(function)
+    found = _pointer_of(function, inner_loop)
+    if found is None and what == "Handler":
+        raise TypeError(
+            f"Handler({_shown(function)}): a {type(function).__name__} is no pointer to a handler."
+            " Give a ctypes symbol, a capsule, or an address"
+        )
     if found is None:
         raise TypeError(
             f"Kernel({_shown(function)}): a {type(function).__name__} holds no C function that"
-            " is known here. Give a ctypes or cffi function, a Numba cfunc, a capsule from a Cython"
-            " module's __pyx_capi__, a scipy.LowLevelCallable, an f2py routine, a PyCapsule, or an"
-            " address"
+            " is known here. Give a ctypes or cffi function (ffi.addressof(lib, 'name') of a module"
+            " in API mode), a Numba cfunc, a capsule from a Cython module's __pyx_capi__, a"
+            " scipy.LowLevelCallable, an f2py routine, a PyCapsule, or an address"
         )
     if found.address == 0:
-        raise ValueError(f"Kernel({_shown(function)}): the pointer is null")
+        raise ValueError(f"{what}({_shown(function)}): the pointer is null")
     return found
 
 
@@ -162,13 +169,14 @@ def _shown(function: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _pointer_of(function: Any) -> Pointer | None:
-    given = function  # what follows is asked of any object
+def _pointer_of(function: Any, inner_loop: bool) -> Pointer | None:
+    given: Any = function  # what follows is asked of any object
     if isinstance(function, (int, np.integer)) and not isinstance(function, bool):
         return Pointer(int(function), None)
     if isinstance(function, ctypes._CFuncPtr):  # pyright: ignore[reportAttributeAccessIssue]
         address = ctypes.cast(function, ctypes.c_void_p).value or 0
-        return Pointer(address, function, _of_ctypes(function))
+        loop = inner_loop and len(given.argtypes or ()) == 4 and given.restype is None
+        return Pointer(address, function, None if loop else _of_ctypes(function))
     if type(function).__name__ == "PyCapsule":
         return _of_capsule(function, function)
     if isinstance(function, tuple) and type(function).__name__ == "LowLevelCallable":
@@ -248,8 +256,13 @@ def _of_numba(signature: Any) -> Prototype | None:
             found.append(CType(None, bool(inner)))
         elif name in ("voidptr",):
             found.append(CType(None, True))
-        elif (inner and name in ("CPointer(char)",)) or text.startswith("CPointer(CPointer"):
+        elif text.startswith("CPointer(CPointer") or re.fullmatch(r"u?int8\*\*", text):
             return None  # the inner loop of a gufunc
+        elif name == "complex64" and not inner:
+            raise TypeError(
+                "Kernel: a Numba cfunc passes complex64 by value in another way than C does; use"
+                " complex128, or types.CPointer(complex64)"
+            )
         elif name in _NAMES or name == "boolean":
             found.append(CType(np.dtype(_NAMES.get(name, np.bool_)), bool(inner)))
         else:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.interpreters import ad
 
-from jaxbind import _identity, _jax, _missing, _partition
+from jaxbind import _errors, _identity, _jax, _missing, _partition
 from jaxbind._call import Call, core_struct, fill, loop_shape, over_loops, owners, unbroadcast
 from jaxbind._parameters import Parameters
 from jaxbind._result import conform, flatten
@@ -38,20 +38,25 @@ def bind(call: Call, operands: Sequence[Any]) -> list[Any]:
 
 def _eager(*operands: Any, call: Call) -> list[Any]:
     """Outside jit: compiled functions that live as long as the binding."""
-    kept = call.definition.eager_calls()
-    compiled = kept.get(call)
+    known = call.definition.eager_calls()
+    compiled = known.get(call)
     if compiled is None:
-        compiled = kept.setdefault(call, _jax.compiled_alone(foreign_p, call=call))
-    return _jax.call_compiled(compiled, operands)
+        compiled = known.keep(call, _jax.compiled_alone(foreign_p, call=call))
+    try:
+        return _jax.call_compiled(compiled, operands)
+    except RuntimeError as error:
+        raise _errors.with_cause(error)  # noqa: B904
 
 
 # Abstract evaluation ----------------------------------------------------------------------------
 
 
-def _abstract(*avals: Any, call: Call) -> list[Any]:
+def _abstract(*avals: Any, call: Call) -> tuple[list[Any], set]:
     outputs = call.definition.outputs(call, [core_struct(a, call.loop) for a in avals])
     loops = loop_shape([a.shape for a in avals], call.loop)
-    return [_jax.result_aval(avals, loops + s.shape, s.dtype) for s in outputs.structs]
+    results = [_jax.result_aval(avals, loops + s.shape, s.dtype) for s in outputs.structs]
+    effect = call.definition.effect
+    return results, set() if effect is None else {_jax.EFFECTS[effect]}
 
 
 # Forward differentiation ------------------------------------------------------------------------
@@ -61,6 +66,8 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: Call) -> tupl
     definition = call.definition
     results = bind(call, primals)
     total: list[Any] = [_jax.tangent_zero(r) for r in results]
+    if not any(_has_tangent(zero) for zero in total):
+        return results, total
     if definition.traced is not None:  # a pushforward with a traced rule and a vjp rule
         present = [ad.instantiate_zeros(t) for t in tangents]
         return results, jax.jvp(lambda *xs: inline(call, xs), tuple(primals), tuple(present))[1]
@@ -71,6 +78,8 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: Call) -> tupl
         members = [kind == group for kind in kinds]
         if group is NONDIFF:
             raise _missing.not_differentiable(call, next(_both(members, nonzero)))
+        if definition.effect is not None and (group != GENERAL or not definition.has_derivative):
+            raise _missing.effect(definition)
         if group == GENERAL:
             given = [
                 t if m and nz else None for t, m, nz in zip(tangents, members, nonzero, strict=True)
@@ -189,6 +198,12 @@ def _lower(ctx: Any, *operands: Any, call: Call) -> Any:
         if _jax.is_exporting(ctx):
             _identity.refuse_to_export(definition.label, owner)
         _jax.keep_until_compiled(ctx, owner)
+    if definition.allow_jax and _jax.is_exporting(ctx):
+        raise ValueError(
+            f"{definition.label} cannot be exported: with allow_jax=True the runtime of this"
+            " process has to call it synchronously. Keep JAX out of the function, and leave"
+            " allow_jax= out"
+        )
     if definition.allow_jax:
         _jax.call_synchronously(ctx, definition.label, definition.function)
     if _partition.may_split(ctx, call):
@@ -224,6 +239,11 @@ def _emit(ctx: Any, *operands: Any, call: Call, name: str, site: str) -> Any:
             [_fortran(a, call.loop) for a in avals] for avals in (ctx.avals_in, ctx.avals_out)
         )
         layouts = (given, made)
+    if call.definition.effect is not None:
+        effect, label = call.definition.effect, call.definition.label
+        return _jax.lower_effect(
+            ctx, operands, TARGET, layouts, effect, label, name=name, site=site
+        )
     aliases = _shared(call, ctx.avals_in, ctx.avals_out)
     return _jax.lower_foreign_call(ctx, operands, TARGET, layouts, aliases, name=name, site=site)
 

@@ -11,14 +11,17 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int64_t
 from libc.string cimport memcmp, memset
 
+cimport cython
 cimport numpy as cnp
 
 import gc
+import threading
 from functools import partial
 
 import numpy as np
 
 from jaxbind import _dtypes, _errors, _result
+from jaxbind._mentions import mentions_jax
 
 from jaxbind._frame cimport (
     jb_buffer_flaw,
@@ -140,7 +143,7 @@ cdef class CallSite(Site):
     cdef bint wants_out, vectorized, fortran, all_kept, unwrap, rule
     cdef int loop
     cdef int64_t threads
-    cdef object guard, make_plan
+    cdef object guard, make_plan, planning
     cdef bint guarded
     cdef Shape arguments, results
     cdef Layout layout
@@ -166,6 +169,7 @@ cdef class CallSite(Site):
         self.guard = guard
         self.guarded = bool(guard)
         self.make_plan = make_plan
+        self.planning = threading.RLock()
         self.vectorized = vectorized
         self.fortran = fortran
         self.tree = tree
@@ -199,12 +203,13 @@ cdef class CallSite(Site):
         return error
 
     cdef int execute(self, JB_CallFrame* frame, cnp.npy_intp* iteration) except -1:
-        cdef Layout layout = self.layout
-        cdef Views views = self.spare
+        cdef Layout layout
+        cdef Views views
+        with cython.critical_section(self):  # of free-threaded Python
+            layout, views = self.layout, self.spare
+            self.spare = None  # a concurrent caller makes its own
         if layout is None or not layout.matches(frame):
             layout = self.learn(frame)
-            self.layout = layout
-        self.spare = None  # a concurrent caller makes its own
         if views is None or views.layout is not layout:
             views = Views(layout, self.keyword_values, self.keyword_names, self.wants_out)
         if self.guarded or is_watching():
@@ -219,8 +224,8 @@ cdef class CallSite(Site):
     ) except -1:
         """As `loop_over`, refusing calls of JAX in between, and watched under `jaxbind.debug`.
 
-        Functions that are quick enough not to call JAX are guarded once or twice only: setting a
-        guard costs as much as a call.
+        A function that is quick enough not to have called JAX, and whose code does not name it
+        either, is guarded no more: setting a guard costs as much as a call.
         """
         cdef int64_t began
         watch = None
@@ -234,7 +239,7 @@ cdef class CallSite(Site):
             began = jb_now()
             self.loop_over(frame, layout, views, iteration)
             if jb_now() - began < QUICK:
-                self.guarded = False
+                self.guarded = mentions_jax(self.function)
             if watch is not None:
                 watch.check(partial(self.once_more, Frame.of(frame), layout, views))
         finally:
@@ -261,16 +266,19 @@ cdef class CallSite(Site):
 
     cdef JB_Error* failed(self, JB_CallFrame* frame, cnp.npy_intp iteration) noexcept:
         """Describe the exception that is set."""
-        cdef JB_Error* error
         try:
             propagate()
         except BaseException as exception:
-            error = self.report(frame, self.layout, iteration, exception)
-            _errors.remember(exception)
-            return error
+            return self.report(frame, self.layout, iteration, exception)
         return NULL
 
     cdef Layout learn(self, JB_CallFrame* frame):
+        with self.planning:  # several devices come at once, and there is one plan
+            if self.layout is None or not self.layout.matches(frame):
+                self.layout = self.layout_of(frame)
+            return self.layout
+
+    cdef Layout layout_of(self, JB_CallFrame* frame):
         cdef JB_Buffer* buffer
         cdef const char* flaw
         cdef int64_t i, a
@@ -298,7 +306,13 @@ cdef class CallSite(Site):
                 (tuple(shape[self.loop:]), layout.seen[i])
                 for i, (_, shape) in enumerate(layout.specs[:n])
             ]
-            plan = self.make_plan(core)
+            enter, leave = self.guard or (None, None)
+            before = enter() if enter is not None else None
+            try:
+                plan = self.make_plan(core)
+            finally:
+                if leave is not None:
+                    leave(before)
             self.keywords = {**self.keywords, "plan": plan}
             self.keyword_values = list(self.keywords.values())
         return layout
@@ -412,10 +426,11 @@ cdef class CallSite(Site):
             self.iterate(
                 layout, views, begin, min(begin + job.size, layout.iterations), &iteration)
         except BaseException as exception:
-            if job.error == NULL:
-                Py_INCREF(exception)
-                job.error = <PyObject*>exception
-                job.iteration = iteration
+            with cython.critical_section(self):
+                if job.error == NULL:
+                    Py_INCREF(exception)
+                    job.error = <PyObject*>exception
+                    job.iteration = iteration
         finally:
             if leave is not None:
                 leave(before)
@@ -546,7 +561,8 @@ cdef class CallSite(Site):
             value, np.generic
         ):
             # Python numbers have no precision of their own
-            if np.can_cast(array.dtype, view.dtype, "same_kind"):
+            whole = array.dtype.kind in "iu" and view.dtype.kind in "iu"  # NumPy checks the range
+            if whole or np.can_cast(array.dtype, view.dtype, "same_kind"):
                 return np.asarray(value, view.dtype)
         return array
 
@@ -583,6 +599,7 @@ cdef class CallSite(Site):
             code, text = _errors.message(
                 self.label, self.names, operands, iteration, iterations, exception)
             encoded = text.encode("utf-8", "replace").replace(b"\0", b"?")
+            _errors.remember(exception, encoded.decode("utf-8"))
             return make_error(frame, code, encoded)
         except BaseException:
             return make_error(frame, 13, b"jaxbind: a call failed, and so did describing why")

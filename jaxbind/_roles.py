@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.interpreters import ad
 
 from jaxbind import _dtypes
 from jaxbind._call import Call, Outputs, PyTreeDef, core_struct, fill, joined, masked, owners
@@ -41,6 +42,8 @@ class Like(NamedTuple):
     positions: tuple[int, ...]
     trees: tuple[PyTreeDef, ...]
     structs: tuple[jax.ShapeDtypeStruct, ...]
+    #: which of them are wanted, where the rule asks
+    wanted: tuple[bool, ...]
 
 
 class Wanted(NamedTuple):
@@ -48,6 +51,11 @@ class Wanted(NamedTuple):
 
     operands: tuple[bool, ...]
     parent: tuple | None
+
+
+def is_undefined(operand: Any) -> bool:
+    """Whether JAX transposes with respect to this operand."""
+    return ad.is_undefined_primal(operand)
 
 
 def core_structs(call: Call, operands: Sequence[Any]) -> list[jax.ShapeDtypeStruct]:
@@ -135,12 +143,18 @@ class Function:
         del definition
         return args, None
 
+    def wanted(self, call: Call) -> tuple[bool, ...]:
+        """Of which of its parent's arguments a derivative gives the cotangents."""
+        del call
+        return ()
+
     def transpose(
         self, call: Call, group: Hashable, operands: Sequence[Any], cts: Sequence[Any]
     ) -> tuple[list[int], list[Any]]:
         """Transpose with respect to the operands of ``group``.
 
-        Returns the indices of its operands, and a cotangent for each.
+        Returns the indices of its operands (those wanted, if the rule asks for ``wrt``), and a
+        cotangent for each.
         """
         definition = call.definition
         structs = core_structs(call, operands)
@@ -161,6 +175,7 @@ class Function:
             positions,
             tuple(children[p] for p in positions),
             tuple(structs[i] for i in members),
+            tuple(not rule.asks_wrt or is_undefined(operands[i]) for i in members),
         )
         outputs = definition.outputs(call, structs)
         cts_tree = masked(outputs.tree, spread(outputs, cts))
@@ -168,7 +183,8 @@ class Function:
         transposed = Call(rule, call.static, joined(*rest, cts_tree), call.loop, like)
         others = [x for x, t in zip(operands, taken, strict=True) if not t]
         given = [ct for ct in cts if ct is not None]
-        return members, definition.bind(transposed, [*others, *given])
+        wanted = [i for i, w in zip(members, like.wanted, strict=True) if w]
+        return wanted, definition.bind(transposed, [*others, *given])
 
 
 def spread(outputs: Outputs, cts: Sequence[Any]) -> tuple[bool, ...]:

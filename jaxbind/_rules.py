@@ -50,11 +50,13 @@ class Traced:
 
     skips_zeros = False
 
-    def __init__(self, function: Callable, label: str, transposable: bool = True):
+    def __init__(
+        self, function: Callable, label: str, *, transposable: bool = True, has_wrt: bool = False
+    ):
         self.function = function
         self.label = label
         self.transposable = transposable
-        self.parameters = Parameters.of(function, rule=True)
+        self.parameters = Parameters.of(function, rule=has_wrt)
 
     def __call__(self, call: Call, outputs: Outputs, args: tuple) -> list[Any]:
         static = self.parameters.accepted(call.static.values)
@@ -127,7 +129,7 @@ class Jacobians:
     def __init__(self, function: Callable, label: str):
         self.function = function
         self.label = label
-        self.parameters = Parameters.of(function, rule=True)
+        self.parameters = Parameters.of(function)
 
     def __call__(self, call: Call, outputs: Outputs, args: tuple) -> list[Any]:
         primals, packed_tangents = args

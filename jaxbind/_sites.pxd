@@ -10,6 +10,7 @@ cdef struct SiteHead:
     JB_Error* (*execute)(JB_CallFrame*, SiteHead*) noexcept nogil
     PyObject* owner
     void* body
+    bint tokens  # whether a token follows the operands, and the results
 
 
 # Whether calls are watched (`set_debug`), and the object that watches one.

@@ -15,6 +15,9 @@ from jaxbind._frame cimport (
     enter_call,
     get_state,
     is_leaving,
+    jb_fp_enter,
+    jb_fp_leave,
+    jb_fpenv,
     jb_frame_flaw,
     leave_call,
     make_error,
@@ -39,6 +42,10 @@ cdef class Site:
     def __cinit__(self, *args, **kwargs):
         self.head.execute = not_made
         self.head.owner = <PyObject*>self
+
+    def take_tokens(self):
+        """Expect a token behind the operands and the results, as ordered effects have it."""
+        self.head.tokens = True
 
 
 cdef object watching = None
@@ -85,7 +92,9 @@ cdef JB_Error* instantiate(JB_CallFrame* frame) noexcept nogil:
         return make_error(frame, 3, b"jaxbind: a call site is made at the instantiate stage only")
     if not enter_call():
         return refuse(frame)
+    cdef jb_fpenv saved = jb_fp_enter()  # subnormal static parameters stay what they are
     cdef JB_Error* error = instantiate_site(frame)
+    jb_fp_leave(saved)
     leave_call()
     return error
 
@@ -132,10 +141,23 @@ cdef JB_Error* execute(JB_CallFrame* frame) noexcept nogil:
     error = get_state(frame, &site_type_id, &state)
     if error == NULL and state == NULL:
         error = make_error(frame, 13, b"jaxbind: a call site that was not made")
+    elif error == NULL and (<SiteHead*>state).tokens:
+        error = execute_in_order(frame, <SiteHead*>state)
     elif error == NULL:
         error = (<SiteHead*>state).execute(frame, <SiteHead*>state)
     leave_call()
     return error
+
+
+cdef JB_Error* execute_in_order(JB_CallFrame* frame, SiteHead* head) noexcept nogil:
+    """Without the token that is the last operand, and the last result: it carries no data."""
+    cdef JB_CallFrame inner = frame[0]
+    if inner.args.size < 1 or inner.rets.size < 1:
+        return make_error(frame, 3, b"jaxbind: an ordered call without a token")
+    inner.struct_size = min(inner.struct_size, sizeof(JB_CallFrame))
+    inner.args.size -= 1
+    inner.rets.size -= 1
+    return head.execute(&inner, head)
 
 
 def capsules(opener):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import decimal
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,12 +61,12 @@ def exact(value: Any) -> Any:
     Raises:
       TypeError: if ``value`` is unhashable.
     """
-    kind = type(value)
+    kind: Any = type(value)
     if kind is float:
         return ("float", value.hex())
     if kind is complex:
         return ("complex", value.real.hex(), value.imag.hex())
-    if isinstance(value, tuple):
+    if issubclass(kind, tuple) and _compares_as(kind, tuple):
         return (_Typed(kind), tuple(exact(item) for item in value))
     if kind is frozenset:
         return ("frozenset", frozenset(exact(item) for item in value))
@@ -74,12 +75,31 @@ def exact(value: Any) -> Any:
     hash(value)
     if kind in _LITERALS:
         return (kind.__name__, value)
-    if isinstance(value, np.generic) and not isinstance(value, np.object_):
+    if issubclass(kind, np.generic) and not issubclass(kind, np.object_):
         return (kind.__name__, value.dtype.str, value.tobytes())
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if kind is decimal.Decimal:
+        return ("Decimal", value.as_tuple())
+    if _compares_fields(kind):
         compared = [f.name for f in dataclasses.fields(value) if f.compare]
-        return (_Typed(kind), tuple(exact(getattr(value, name)) for name in compared))
+        key = tuple(exact(getattr(value, name)) for name in compared if _is_hashed(kind, name))
+        return (_Typed(value), key)
     return (kind.__qualname__, _Typed(value))
+
+
+def _compares_as(kind: type, base: type) -> bool:
+    """Whether a subclass has its base's equality."""
+    return kind.__eq__ is base.__eq__ and kind.__hash__ is base.__hash__
+
+
+def _compares_fields(kind: type) -> bool:
+    """Whether equality is that which `dataclasses` writes: field by field, with ``==``."""
+    code = getattr(kind.__eq__, "__code__", None)
+    return dataclasses.is_dataclass(kind) and code is not None and code.co_filename == "<string>"
+
+
+def _is_hashed(kind: type, name: str) -> bool:
+    field: dataclasses.Field = kind.__dataclass_fields__[name]  # pyright: ignore
+    return field.compare if field.hash is None else field.hash
 
 
 def is_hashable(value: Any) -> bool:

@@ -13,6 +13,7 @@ from jaxbind import _dtypes
 from jaxbind._call import Call, Outputs, PyTreeDef, fill, joined, owners, present
 from jaxbind._roles import GENERAL, LINEAR, NONDIFF, Kinds, Like, core_structs
 from jaxbind._shapes import ARRAY, FromSignature
+from jaxbind._wrt import by_argument
 
 if TYPE_CHECKING:
     pass
@@ -40,7 +41,16 @@ class Transposed:
     def operand_name(self, definition: Any, tree: PyTreeDef, index: int) -> str:
         position, path = owners(tree)[index]
         last = len(tree.children()) - 1
-        return f"argument {position} ({'cotangents' if position == last else 'operand'}{path})"
+        name = "cotangents" if position == last else self._name(position, last)
+        return f"argument {position} ({name}{path})"
+
+    def _name(self, position: int, last: int) -> str:
+        """The parent's name of one of our arguments but the last."""
+        group = self.parent.role.linear if self.group == LINEAR else {self.group}
+        if group is True:  # in all that have a derivative, which depends on their dtypes
+            return "operand"
+        others = [p for p in range(last + len(group)) if p not in group]
+        return self.parent.argument_name(others[position])
 
     def _positions(self, call: Call) -> list[int]:
         """The parent's positions of our arguments, without the cotangents."""
@@ -92,8 +102,18 @@ class Transposed:
         like = call.like
         assert isinstance(like, Like)
         compute = self.parent.compute_dtype
-        declared = tuple(_dtypes.computing(np.dtype(s.dtype), compute) for s in like.structs)
-        return Outputs(_group_tree(like), (True,) * len(declared), like.structs, declared)
+        structs = tuple(s for s, w in zip(like.structs, like.wanted, strict=True) if w)
+        declared = tuple(_dtypes.computing(np.dtype(s.dtype), compute) for s in structs)
+        return Outputs(_group_tree(like), like.wanted, structs, declared)
+
+    def wanted(self, call: Call) -> tuple[bool, ...]:
+        like = call.like
+        assert isinstance(like, Like)
+        flags = dict(
+            zip(like.positions, by_argument(joined(*like.trees), like.wanted), strict=True)
+        )
+        total = len(call.tree.children()) - 1 + len(like.positions)
+        return tuple(flags.get(p, False) for p in range(total))
 
     def results(self, call: Call, ranks: Sequence[int]) -> tuple[PyTreeDef, list[int]]:
         del ranks
@@ -123,7 +143,7 @@ class Transposed:
         # the parent's operands: x := u (zeros where JAX knows that u is zero), y as it is
         u = iter(
             jnp.zeros((1,) * call.loop + s.shape, s.dtype) if ct is None else ct
-            for ct, s in zip(cts, like.structs, strict=True)
+            for ct, s in zip(fill(like.wanted, cts), like.structs, strict=True)
         )
         trees, leaves = [], []
         for position in range(len(positions) + len(like.positions)):
@@ -198,4 +218,4 @@ def _deduce_like(parent: Any, definition: Any, group: Hashable, args: tuple) -> 
             raise TypeError(remedy)
         shape = tuple(d.size if d.size is not None else sizes[d.name] for d in core)
         structs.append(jax.ShapeDtypeStruct(shape, dtype))
-    return Like(positions, (ARRAY,) * len(positions), tuple(structs))
+    return Like(positions, (ARRAY,) * len(positions), tuple(structs), (True,) * len(structs))

@@ -13,6 +13,11 @@ cdef extern from *:
     #include <string.h>
     #define JB_SET_DATA(array, pointer) (((PyArrayObject_fields *)(array))->data = (pointer))
 
+    #define JB_SET_STRIDES(array, other) \
+        memcpy(((PyArrayObject_fields *)(array))->strides, \
+               ((PyArrayObject_fields *)(other))->strides, \
+               ((PyArrayObject_fields *)(array))->nd * sizeof(npy_intp))
+
     /* What a function could change in a view that the next call gets again: `x.shape = ...`. */
     typedef struct {
         int nd, flags;
@@ -37,6 +42,7 @@ cdef extern from *:
     """
     ctypedef struct JB_Mark:
         pass
+    void JB_SET_STRIDES(PyObject* array, PyObject* other) noexcept
     void JB_SET_DATA(PyObject* array, char* pointer) noexcept
     void JB_MARK(PyObject* array, JB_Mark* mark) noexcept
     bint JB_CHANGED(PyObject* array, JB_Mark* mark) noexcept
@@ -63,8 +69,9 @@ cdef class Layout:
 cdef class Views:
     cdef Layout layout
     cdef list arrays
+    cdef list keyword_values
     cdef PyObject** items  # borrowed from ``arrays``
-    cdef PyObject** argv  # vectorcall arguments, the first place reserved
+    cdef PyObject** argv  # vectorcall arguments (borrowed), the first place reserved
     cdef int out_place  # of `out` among the arguments, 0 where there is none
     cdef PyObject* keyword_names  # borrowed from the call site, or NULL
     cdef JB_Mark* marks  # how the views were made
@@ -73,6 +80,7 @@ cdef class Views:
     cdef cnp.npy_intp* index  # the current loop index
 
     cdef int renew(self, int i) except -1
+    cdef int let_go(self) noexcept
 
 
 # Strides in bytes: loop dimensions row-major in front, core dimensions in either order.

@@ -13,6 +13,8 @@ from libc.string cimport memcmp
 
 cimport numpy as cnp
 
+import numpy as np
+
 from jaxbind import _dtypes, _errors
 
 from jaxbind._frame cimport jb_is_there, operand, result as result_buffer
@@ -25,6 +27,9 @@ cdef extern from "numpy/arrayobject.h":
         type subtype, cnp.dtype descr, int nd, const cnp.npy_intp* dims,
         const cnp.npy_intp* strides, void* data, int flags, object obj)
     void PyArray_CLEARFLAGS(cnp.ndarray array, int flags) noexcept
+
+cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(PyObject*) noexcept
 
 cdef list DTYPES = [_dtypes.CODES.get(code) for code in range(64)]
 
@@ -170,6 +175,7 @@ cdef class Views:
         self.marks = NULL
 
     def __dealloc__(self):
+        self.let_go()
         free(self.marks)
         free(self.items)
         free(self.argv)
@@ -181,6 +187,7 @@ cdef class Views:
         cdef int i, extra = len(keyword_values) + 1
         self.layout = layout
         self.arrays = []
+        self.keyword_values = keyword_values  # ``argv`` points to them
         self.items = <PyObject**>malloc((layout.count + 1) * sizeof(PyObject*))
         self.argv = <PyObject**>malloc((layout.count + extra + 1) * sizeof(PyObject*))
         self.bases = <char**>malloc((layout.count + 1) * sizeof(char*))
@@ -202,6 +209,22 @@ cdef class Views:
             self.argv[1 + layout.operands + i] = <PyObject*>keyword_values[i]
         self.keyword_names = <PyObject*>keyword_names if keyword_names else NULL
 
+    cdef int let_go(self) noexcept:
+        """Give views that somebody still holds, after an error, memory of their own.
+
+        Runs while XLA's buffers are still there: in a call that has failed.
+        """
+        cdef int i
+        if self.arrays is None or self.items == NULL:
+            return 0
+        for i in range(len(self.arrays)):
+            if self.items[i] != NULL and Py_REFCNT(self.items[i]) > 1:
+                try:
+                    own_memory(self.arrays[i])
+                except BaseException:
+                    pass
+        return 0
+
     cdef int renew(self, int i) except -1:
         """Make (or replace) the view of buffer i."""
         layout = self.layout
@@ -214,6 +237,19 @@ cdef class Views:
         elif i == layout.operands and self.out_place:
             self.argv[self.out_place] = self.items[i]
         return 0
+
+
+cdef int own_memory(array) except -1:
+    """Let a view show a copy of what it shows."""
+    cdef cnp.ndarray copy
+    if cnp.PyArray_BASE(array) != NULL:
+        return 0
+    copy = np.array(array, order="C")
+    JB_SET_DATA(<PyObject*>array, cnp.PyArray_BYTES(copy))
+    if copy.ndim:
+        JB_SET_STRIDES(<PyObject*>array, <PyObject*>copy)
+    cnp.set_array_base(array, copy)
+    return 0
 
 
 cdef object new_view(cnp.dtype dtype, tuple shape, tuple strides, bint writeable):

@@ -1,10 +1,19 @@
-"""``wrt``: which arguments' cotangents a vjp rule need compute."""
+"""``wrt``: which arguments' cotangents a vjp or transpose rule need compute."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from jaxbind._call import Call, owners
+from jaxbind._call import Call, PyTreeDef, owners
+
+
+def by_argument(tree: PyTreeDef, operands: Sequence[bool]) -> tuple[bool, ...]:
+    """Flags of arguments from those of their leaves."""
+    flags = [False] * len(tree.children())
+    for (position, _), flag in zip(owners(tree), operands, strict=True):
+        flags[position] |= flag
+    return tuple(flags)
 
 
 class Wrt(tuple):
@@ -19,17 +28,12 @@ class Wrt(tuple):
 
     @classmethod
     def of(cls, call: Call) -> Wrt:
-        """What the call of a pullback wants."""
-        tree = call.tree.children()[0]
-        return cls.from_operands(call.definition.parent, tree, call.like.operands)
+        """What the call of a pullback or a transpose wants."""
+        return cls.named(call.definition.parent, call.definition.role.wanted(call))
 
     @classmethod
-    def from_operands(cls, parent, tree, wanted: Sequence[bool]) -> Wrt:
-        count = len(tree.children())
-        flags = [False] * count
-        for (position, _), w in zip(owners(tree), wanted, strict=True):
-            flags[position] |= w
-        return cls(flags, [parent.argument_name(i) for i in range(count)])
+    def named(cls, parent: Any, wanted: Sequence[bool]) -> Wrt:
+        return cls(wanted, [parent.argument_name(i) for i in range(len(wanted))])
 
     def __contains__(self, argument: object) -> bool:
         if isinstance(argument, str):

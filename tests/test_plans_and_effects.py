@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import threading
+import time
 import traceback
 import weakref
 
@@ -14,6 +15,7 @@ import pytest
 import scipy.sparse.linalg
 from hypothesis import given
 from hypothesis.extra import numpy as hnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxbind
 
@@ -54,6 +56,25 @@ def test_a_factorisation_is_made_once(b):
         assert made == [((5,), np.dtype(float))]
         run(b[:, :4])
         assert made[1:] == [((4,), np.dtype(float))]
+
+
+def test_devices_that_come_at_once_have_one_plan():
+    made = []
+    f = jaxbind.bind(lambda v, *, plan: v + plan, "(n)->(n)")
+
+    @f.def_plan
+    def _(v):
+        time.sleep(0.05)
+        made.append(v.shape)
+        return 1
+
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("i",))
+    rows = np.ones((2 * len(jax.devices()), 3), np.float32)
+    split = jax.device_put(rows, NamedSharding(mesh, PartitionSpec("i")))
+    run = jax.jit(jax.vmap(f))
+    for _ in range(2):
+        np.testing.assert_array_equal(run(split), rows + 1)
+    assert made == [(3,)]
 
 
 def test_a_plan_is_released_with_its_program(x64):
@@ -189,6 +210,56 @@ def test_effects_keep_the_contract(effect):
         jaxbind.bind(written, "(n)->(n)", effect="often")
 
 
+def test_effects_see_ieee_numbers_and_are_exported(effect):
+    tiny = np.array([1e-310, 4e-308])
+    halve = jaxbind.bind(lambda x: x / 2, "()->()", effect=effect, name=f"halve {effect}")
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(halve(tiny), tiny / 2)
+        exported = jax.export.export(jax.jit(halve), disabled_checks=jaxbind.export_checks())(tiny)
+        again = jax.export.deserialize(exported.serialize())
+        np.testing.assert_array_equal(again.call(tiny), tiny / 2)
+
+
+def test_effects_are_watched(effect):
+    calls_jax = jaxbind.bind(lambda x: np.asarray(jnp.sin(x)), "()->()", effect=effect)
+    with pytest.raises(Exception, match="bind it with allow_jax=True"):
+        jax.block_until_ready(calls_jax(1.0))
+    writes_nothing = jaxbind.bind(lambda x, *, out: None, "(n)->(n)", effect=effect)
+    with jaxbind.debug(), pytest.raises(Exception, match="did not write element"):
+        jax.block_until_ready(writes_nothing(x[0]))
+    jax.effects_barrier()
+
+
+def test_effects_of_kernels_and_in_nested_loops(effect):
+    f, seen = recorder(effect)
+
+    def twice(x):
+        return jax.lax.scan(lambda c, _: (f(c), None), x, None, length=2)[0]
+
+    np.testing.assert_array_equal(jax.jit(jax.vmap(twice))(x[0]), 4 * x[0])
+    jax.effects_barrier()
+    assert seen == [0, 1, 2, 0, 2, 4]
+    cosine = ctypes.CDLL(None).cos
+    cosine.restype, cosine.argtypes = ctypes.c_double, [ctypes.c_double]
+    bound = jaxbind.bind(jaxbind.Kernel(cosine), effect=effect)
+    np.testing.assert_allclose(jax.jit(jax.vmap(bound))(x[0]), np.cos(x[0]), rtol=1e-6)
+
+
+def test_effects_on_several_devices():
+    f, seen = recorder("unordered")
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("i",))
+    count = len(jax.devices())
+    rows = jax.device_put(jnp.arange(2.0 * count), NamedSharding(mesh, PartitionSpec("i")))
+    with pytest.raises(NotImplementedError, match="an effect happens once, on one device"):
+        jax.jit(jax.vmap(f))(rows)
+    each = jax.shard_map(
+        jax.vmap(f), mesh=mesh, in_specs=PartitionSpec("i"), out_specs=PartitionSpec("i")
+    )
+    np.testing.assert_array_equal(jax.jit(each)(rows), 2 * np.arange(2.0 * count))
+    jax.effects_barrier()
+    assert sorted(seen) == list(range(2 * count))
+
+
 # JAX inside a function ----------------------------------------------------------------------------
 
 
@@ -208,6 +279,23 @@ def test_calling_jax_raises_at_once():
         with pytest.raises(Exception, match=r"called JAX .* bind it with allow_jax=True"):
             jax.block_until_ready(g(operand))
     assert jnp.sin(0.0) == 0  # the guard is gone
+
+
+def test_a_function_that_was_quick_so_far():
+    def mostly_quick(x):
+        return np.asarray(jnp.sin(x)) if x[0] > 5 else x
+
+    f = jaxbind.bind(mostly_quick, "(n)->(n)")
+    for _ in range(20):
+        jax.block_until_ready(f(x[0]))
+    with pytest.raises(Exception, match="bind it with allow_jax=True"):
+        jax.block_until_ready(f(x[0] + 6))
+    planned = jaxbind.bind(lambda x, *, plan: x, "(n)->(n)")
+    planned.def_plan(lambda x: jnp.zeros(3))
+    with pytest.raises(Exception, match="bind it with allow_jax=True"):
+        jax.block_until_ready(planned(x[0]))
+    with pytest.raises(ValueError, match="cannot be exported: with allow_jax=True"):
+        jax.export.export(jax.jit(jaxbind.bind(sine, "(n)->(n)", allow_jax=True, name="sine")))(x)
 
 
 def test_allow_jax():
@@ -249,9 +337,9 @@ def test_python_functions_on_threads(threads, x64):
     a = np.random.default_rng(0).normal(size=(7, 40, 12, 12))
     f = jaxbind.bind(inverse, "(n,n)->(n,n)", threads=threads)
     np.testing.assert_array_equal(jax.jit(f)(a), np.linalg.inv(a))
+    assert threads != 1 or len(seen) == 1
     narrow = jax.jit(jax.vmap(f, in_axes=2, out_axes=1))(np.moveaxis(a, 0, 2).astype(np.float32))
     np.testing.assert_allclose(narrow, np.moveaxis(np.linalg.inv(a), 0, 1), rtol=1e-2, atol=1e-2)
-    assert threads != 1 or len(seen) == 1
 
 
 def test_errors_on_threads(x64):
@@ -314,6 +402,48 @@ def test_results_that_are_not_finite(function):
 
 class Lost(Exception):
     pass
+
+
+def test_the_exceptions_of_others():
+    def inner(v):
+        raise KeyError("inner")
+
+    def outer(v):
+        try:
+            inner(v)
+        except KeyError as error:
+            raised = ValueError("outer")
+            raised.where = {"v": v, "all": [v]}
+            raise raised from error
+
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        jaxbind.bind(outer, "(n)->(n)")(x[0])
+    error = jaxbind.last_exception()
+    assert error.where["v"].flags.owndata and error.where["all"][0].flags.owndata
+    frames = error.__cause__.__traceback__
+    while frames.tb_next:
+        frames = frames.tb_next
+    assert frames.tb_frame.f_locals == {}
+    kept = []
+
+    def keeps_and_fails(v):
+        kept.append(v)
+        raise ValueError
+
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        jaxbind.bind(keeps_and_fails, "(n)->(n)")(x[0])
+    assert kept[0].base is not None  # memory of its own
+    np.testing.assert_array_equal(kept[0], x[0])
+    silent = jaxbind.bind(lambda v: [][0], "(n)->(n)")
+    for call in (silent, jax.vmap(silent)):
+        with pytest.raises(jax.errors.JaxRuntimeError) as caught:
+            jax.block_until_ready(call(x))
+        assert isinstance(caught.value.__cause__, IndexError)
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        jaxbind.bind(lambda v: [][0], "(n)->(n)")(x[0])
+    with pytest.raises(ValueError, match="do not broadcast") as caught:
+        jaxbind.bind(lambda a, b: a + b, "(),()->()")(np.ones(3), np.ones(4))
+    assert caught.value.__cause__ is None
 
 
 def test_the_exception_itself():

@@ -1,0 +1,196 @@
+"""Uses that are legitimate but odd, each of which once went wrong."""
+
+import ctypes
+import dataclasses
+import itertools
+from decimal import Decimal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxbind
+
+pytestmark = pytest.mark.usefixtures("x64")
+x = np.arange(3.0)
+
+
+# Static parameters --------------------------------------------------------------------------------
+
+
+def test_static_parameters_with_an_identity_of_their_own():
+    numbers = itertools.count(1)
+
+    @dataclasses.dataclass(eq=False)
+    class Solver:
+        name: str
+
+        def __post_init__(self):
+            self.scale = float(next(numbers))
+
+    class Version(tuple):
+        __slots__ = ()
+
+        def __eq__(self, other):
+            return self is other
+
+        def __hash__(self):
+            return id(self)
+
+    f = jaxbind.bind(lambda x, *, s: x * s.scale, "()->()")
+    assert [f(1.0, s=Solver("lu")), f(1.0, s=Solver("lu"))] == [1, 2]
+    g = jaxbind.bind(lambda x, *, v: x + (v is second), "()->()")
+    first, second = Version((1,)), Version((1,))
+    assert [g(1.0, v=first), g(1.0, v=second)] == [1, 2]
+
+
+def test_static_parameters_that_hold_something_unhashable():
+    @dataclasses.dataclass(eq=False)
+    class Grid:
+        points: object
+
+    @dataclasses.dataclass(frozen=True)
+    class Named:
+        name: str
+        cache: object = dataclasses.field(hash=False, default=None)
+
+    f = jaxbind.bind(lambda x, *, p: x, "()->()")
+    assert f(1.0, p=Grid(np.zeros(3))) == f(1.0, p=Named("a", [2])) == 1
+
+
+def test_static_parameters_that_are_equal_but_differ():
+    @dataclasses.dataclass(frozen=True)
+    class Holder:
+        value: object
+
+    f = jaxbind.bind(lambda x, *, p: x * len(str(p)), "()->()")
+    assert [f(1.0, p=Decimal("1.0")), f(1.0, p=Decimal("1.000"))] == [3, 5]
+    g = jaxbind.bind(lambda x, *, p: x * len(repr(p.value)), "()->()")
+    assert [g(1.0, p=Holder(True)), g(1.0, p=Holder(1)), g(1.0, p=Holder(1.0))] == [4, 1, 3]
+
+
+def test_subnormal_static_parameters():
+    f = jaxbind.bind(lambda x, *, p: np.asarray(p > 0), "()->()", dtype=bool)
+    programs = [jax.jit(lambda x, p=p: f(x, p=p)) for p in np.logspace(-322, -309, 12).tolist()]
+    assert all(program(1.0) for program in programs)
+
+
+# Derivatives --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nondiff", [(), "x"])
+def test_integer_results_need_no_rule(nondiff):
+    where = jaxbind.bind(lambda x: x.argmax(), "(n)->()", dtype=np.int64, nondiff=nondiff)
+    np.testing.assert_array_equal(jax.grad(lambda x: x[where(x)])(x), [0, 0, 1])
+    isnan = jaxbind.bind(np.isnan)
+    np.testing.assert_array_equal(jax.grad(lambda x: jnp.where(isnan(x), 0, x).sum())(x), 1)
+    assert jax.jvp(where, (x,), (x,))[1].dtype == jax.dtypes.float0
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_transposes_are_told_what_is_wanted(traced):
+    A = np.random.default_rng(0).normal(size=(3, 3))
+    asked = []
+    f = jaxbind.bind(lambda x, y: A @ x - y, "(3),(3)->(3)", linear=("x", "y"))
+
+    @f.def_transpose(traced=traced)
+    def _(ct, *, wrt):
+        asked.append(tuple(wrt))
+        return A.T @ ct if "x" in wrt else None, -ct if 1 in wrt else None
+
+    np.testing.assert_allclose(jax.grad(lambda x: f(x, jnp.ones(3)).sum())(x), A.sum(0))
+    both = jax.grad(lambda x, y: f(x, y).sum(), (0, 1))(x, x)
+    np.testing.assert_allclose(both[0], A.sum(0))
+    np.testing.assert_allclose(both[1], -np.ones(3))
+    assert asked == [(True, False), (True, True)]
+    hessian = jax.hessian(lambda x: (f(x, jnp.ones(3)) ** 2).sum())(x)
+    np.testing.assert_allclose(hessian, 2 * A.T @ A, atol=1e-12)
+
+
+def test_rules_that_are_not_told_what_is_wanted():
+    f = jaxbind.bind(lambda x: x**2, "()->()")
+    for declare in (f.def_jvp, f.def_jacobian):
+        with pytest.raises(TypeError, match="Rules of def_vjp and def_transpose are told wrt"):
+            declare(lambda *args, wrt: args)
+    with pytest.raises(TypeError, match="keyword-only parameter n, which is no static parameter"):
+        f.def_vjp(lambda primals, ct, *, n: ct)
+
+
+def test_no_tangent_of_a_partly_linear_function():
+    f = jaxbind.bind(lambda x, k: x * k, "(n),()->(n)", linear="x")
+    np.testing.assert_array_equal(f.jvp((x, 2.0), (x, None)), 2 * x)
+    np.testing.assert_array_equal(f.jvp((x, 2.0), (None, None)), 0 * x)
+
+
+def test_a_missing_rule_of_a_transpose_is_named_as_the_user_reaches_it():
+    m = jaxbind.bind(lambda a, b: a * b, "(),()->()", multilinear=("a", "b"), name="m")
+    m.def_transpose("a")(lambda b, ct: ct * b)
+    m.def_transpose("b")(lambda a, ct: ct * a)
+    with pytest.raises(TypeError, match=r"m\.transpose\['a'\]: argument 0 \(b\)"):
+        m.transpose["a"](np.array("text"), 1.0)
+
+
+# Operands and results -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.longdouble, object, ">f8", "U3", "M8[s]", ">i4"])
+def test_dtypes_of_numpys_own_are_refused_by_name(dtype):
+    f = jaxbind.bind(lambda v: v, "(n)->(n)", name="f")
+    for call in (f, lambda v: jax.vmap(f)(v[None]), f):
+        f(x)  # compiled for float64: of which swapped bytes are not
+        with pytest.raises(TypeError, match=r"f: argument 0 \(v\) has dtype .* Accepted: bool"):
+            if call is f:
+                call(np.zeros(3).astype(dtype))
+            else:
+                f(np.zeros((2, 3)).astype(dtype))
+    with pytest.raises(TypeError, match=r"its bytes are swapped .*newbyteorder"):
+        f(x.astype(">f8"))
+
+
+def test_out_in_front_of_any_number_of_operands():
+    def add(out, *xs):
+        out[...] = sum(xs)
+
+    np.testing.assert_array_equal(jaxbind.bind(add, "(n),(n)->(n)")(x, x), 2 * x)
+
+
+def test_python_integers_for_unsigned_results():
+    f = jaxbind.bind(lambda x: 3, "()->()", dtype=np.uint8)
+    assert f(1.0) == 3
+    g = jaxbind.bind(lambda x: [1, 2], "()->(2)", dtype=np.uint16)
+    np.testing.assert_array_equal(g(1.0), [1, 2])
+    with pytest.raises(Exception, match="out of bounds for uint8"):
+        jaxbind.bind(lambda x: -3, "()->()", dtype=np.uint8)(1.0)
+
+
+# Kernels ------------------------------------------------------------------------------------------
+
+libm = ctypes.CDLL(None)
+
+
+def test_kernels_whose_declaration_cannot_be():
+    with pytest.raises(ValueError, match=r"a is overwritten .* float64\[n\] .* float64\[\]"):
+        jaxbind.Kernel(libm.cos, "(n)->()", args="a, n", inout="a")
+    libm.sin.restype, libm.sin.argtypes = ctypes.c_double, [ctypes.c_double]
+    with pytest.raises(TypeError, match="which is no inner loop"):
+        jaxbind.Kernel(libm.sin, "()->()", convention="gufunc")
+    with pytest.raises(TypeError, match=r"status='s' is float64 \*; it must be an integer"):
+        jaxbind.Kernel(libm.cos, "()->()", args="double *x, double *y, double *s", status="s")
+    with pytest.raises(ValueError, match=r"Handler\(0\): the pointer is null"):
+        jaxbind.Handler(0)
+    with pytest.raises(TypeError, match="is no pointer to a handler"):
+        jaxbind.Handler(test_kernels_whose_declaration_cannot_be)
+
+
+def test_python_numbers_for_kernels_of_less_precision():
+    libm.cosf.restype, libm.cosf.argtypes = ctypes.c_float, [ctypes.c_float]
+    f = jaxbind.bind(jaxbind.Kernel(libm.cosf))
+    assert f(1.5) == np.cos(np.float32(1.5))
+    assert f(1.5).dtype == np.float32
+
+
+def test_what_a_loop_raises_names_the_operands():
+    power = jaxbind.bind(np.power)
+    with pytest.raises(Exception, match=r"called with x1: int64\[\], x2: int64\[\]"):
+        power(jnp.array([2]), jnp.array([-1])).block_until_ready()
