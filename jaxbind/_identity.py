@@ -189,10 +189,10 @@ def describe(call: Call, structs: list[jax.ShapeDtypeStruct]) -> tuple[str, str,
 def _contract(definition: Definition) -> str:
     root = _root(definition)
     role: Any = root.role
-    order = f" order={root.order!r}" if root.order != "C" else ""
+    order = f" order={root.order}" if root.order != "C" else ""
     ufunc = ufunc_of(root.function)
     named = f" of {ufunc.__name__}" if ufunc is not None else ""
-    effect = f" effect={definition.effect!r}" if definition.effect is not None else ""
+    effect = f" effect={definition.effect}" if definition.effect is not None else ""
     return str(getattr(role.shapes, "signature", None) or "") + named + order + effect
 
 

@@ -202,6 +202,7 @@ cdef class Views:
         if wants_out and layout.count > layout.operands:
             self.out_place = layout.operands + extra
         for i in range(layout.count):
+            self.items[i] = NULL
             self.arrays.append(None)
             self.renew(i)
         # the keywords stay behind the operands, `out` the last of them
