@@ -109,6 +109,9 @@ def c_type(text: str) -> CType | None:
     if name == "void":
         return CType(None, bool(stars))
     dtype = _NAMES.get(name)
+    lapack = re.fullmatch(r"__pyx_t_\w+cython_(?:lapack|blas)_([sdcz])", name)
+    if lapack:  # SciPy's names in the capsules of these modules
+        dtype = {"s": np.float32, "d": np.float64, "c": np.complex64, "z": np.complex128}[lapack[1]]
     return None if dtype is None else CType(np.dtype(dtype), bool(stars))
 
 

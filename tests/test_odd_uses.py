@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg.cython_lapack
 
 import jaxbind
 
@@ -194,3 +195,20 @@ def test_what_a_loop_raises_names_the_operands():
     power = jaxbind.bind(np.power)
     with pytest.raises(Exception, match=r"called with x1: int64\[\], x2: int64\[\]"):
         power(jnp.array([2]), jnp.array([-1])).block_until_ready()
+
+
+def test_scipys_own_lapack():
+    """Rows swapped by LAPACK's dlaswp, whose capsule names SciPy's own type for double."""
+    capsule = scipy.linalg.cython_lapack.__pyx_capi__["dlaswp"]
+    swap = jaxbind.Kernel(
+        capsule,
+        "(n,n),(n)->(n,n)",
+        convention="Fortran",
+        args="int columns, a, int lda, int first, int last, int *pivots, int step",
+        static=("columns", "lda", "first", "last", "step"),
+        inout="a",
+    )
+    a = np.arange(9.0).reshape(3, 3)
+    pivots = np.array([3, 2, 3], np.int32)
+    got = jaxbind.bind(swap)(a, pivots, columns=3, lda=3, first=1, last=3, step=1)
+    np.testing.assert_array_equal(got, a[[2, 1, 0]])

@@ -123,6 +123,48 @@ def test_names_mean_the_same_in_other_processes(x64):
     assert again.call(2.0) == scipy.special.kv(1.5, 2.0)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint32, np.int8])
+@pytest.mark.parametrize("name", ["jv", "kn", "yn", "spherical_jn", "eval_legendre"])
+def test_orders_of_few_bits(name, dtype, x64):
+    function = getattr(special, name)
+    for order in (0, 1, 5):
+        got = jax.grad(function, 1)(dtype(order), 0.7)
+        np.testing.assert_allclose(got, jax.grad(function, 1)(order, 0.7), rtol=1e-12)
+
+
+@pytest.mark.parametrize("x", [-1e3, -1e8, -1e20])
+def test_derivatives_far_left(x, x64):
+    """log Φ(x) = -x²/2 - log(-x √(2π)) + log(1 - 1/x² + ...) (DLMF 7.12.1)."""
+    want = -x - 1 / x + 2 / x**3
+    np.testing.assert_allclose(jax.grad(special.log_ndtr)(x), want, rtol=1e-12)
+    np.testing.assert_allclose(jax.grad(special.ndtri_exp)(special.log_ndtr(x)), 1 / want)
+
+
+@pytest.mark.parametrize("x", [60.0, 1e3, 1e9])
+def test_derivatives_far_right(x, x64):
+    """erfcx(x) = (1 - 1/(2x²) + 3/(4x⁴) - ...) / (x √π), Dawson's with + (DLMF 7.12.1)."""
+    u = 1 / (2 * x**2)
+    erfcx = -2 / np.sqrt(np.pi) * (u - 3 * u**2 + 15 * u**3 - 105 * u**4)
+    np.testing.assert_allclose(jax.grad(special.erfcx)(x), erfcx, rtol=1e-11)
+    dawsn = -(u + 3 * u**2 + 15 * u**3 + 105 * u**4)
+    np.testing.assert_allclose(jax.grad(special.dawsn)(x), dawsn, rtol=1e-11)
+    narrow = jax.grad(special.voigt_profile, (0, 2))(x, 1e-9, 2.0)
+    lorentz = jax.grad(lambda x, g: g / (x**2 + g**2) / np.pi, (0, 1))(x, 2.0)
+    np.testing.assert_allclose(narrow, lorentz, rtol=1e-9)
+
+
+def test_polynomials_of_negative_degree(x64):
+    for name, kin in (
+        ("eval_chebyu", lambda n: (-1, -n - 2)),
+        ("eval_legendre", lambda n: (1, -n - 1)),
+    ):
+        slope = jax.grad(getattr(special, name), 1)
+        for n in (-2, -3, -6):
+            sign, other = kin(n)
+            want = sign * slope(other, 0.3) if other >= 0 else 0
+            np.testing.assert_allclose(slope(n, 0.3), want, rtol=1e-12)
+
+
 def test_the_documented_table_is_that_of_the_code():
     page = (Path(__file__).parent.parent / "docs" / "special.md").read_text()
     if f"SciPy {minor(scipy)} and JAX {minor(jax)}." in page:

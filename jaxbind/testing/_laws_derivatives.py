@@ -113,18 +113,27 @@ def _where_linear(
 ) -> Derivative:
     """The estimate, unknown where f is not differentiable although it has slopes.
 
-    There (equal elements that are sorted, equal eigenvalues) slopes are not linear in the
-    direction: ``D(v + u) = D(v) + D(u)`` fails.
+    There (equal elements that are sorted, equal eigenvalues) it has kinks in some directions, or
+    slopes that are not linear in the direction: ``D(v + u) = D(v) + D(u)`` fails.
     """
-    u = case.directions(wrt)
-    both = case.numerical(wrt, [np.asarray(x + y, x.dtype) for x, y in zip(v, u, strict=True)])
-    other = case.numerical(wrt, u)
-    with np.errstate(all="ignore"):
-        gap = np.abs(both.value - estimate.value - other.value)
-        size = np.abs(both.value) + np.abs(estimate.value) + np.abs(other.value)
-        error = sum(d.error + d.jump for d in (both, estimate, other))
-        linear = gap <= 20 * error + 1e-6 * size
+    linear = ~_has_kink(estimate)
+    for _ in range(8):  # one of several may look smooth by chance
+        u = case.directions(wrt)
+        both = case.numerical(wrt, [np.asarray(x + y, x.dtype) for x, y in zip(v, u, strict=True)])
+        other = case.numerical(wrt, u)
+        with np.errstate(all="ignore"):
+            gap = np.abs(both.value - estimate.value - other.value)
+            size = np.abs(both.value) + np.abs(estimate.value) + np.abs(other.value)
+            error = sum(d.error + d.jump for d in (both, estimate, other))
+            linear &= gap <= 20 * error + 1e-6 * size
+        linear &= ~(_has_kink(both) | _has_kink(other))
     return replace(estimate, error=np.where(linear, estimate.error, np.inf))
+
+
+def _has_kink(estimate: Derivative) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        doubt = np.maximum(10 * estimate.error, 1e-2 * np.abs(estimate.value))
+        return estimate.known & (estimate.jump > doubt)
 
 
 def _first_wrong(claimed: np.ndarray, estimate: Derivative, allowed: np.ndarray) -> int | None:

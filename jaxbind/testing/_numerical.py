@@ -72,6 +72,7 @@ def directional(
         floor = np.maximum(_noise(function, x, v, eps), 2 * eps * size) / column
         value, error, chosen = _extrapolated(central, floor)
         jump, rough = _jump(second, floor, chosen, value)
+        rough |= _is_other_nearby(central, value, 10 * (floor + error), chosen)
         error = np.where(rough, np.inf, error)
         beside = size[len(size) // 2]  # where f itself is zero, its values close by
         scale = np.maximum(np.abs(middle), np.where(np.isfinite(beside), beside, 0.0))
@@ -114,6 +115,19 @@ def _extrapolated(
             error = np.where(better, total, error)
             chosen = np.where(better, k + order, chosen)
     return best, error, chosen
+
+
+def _is_other_nearby(
+    central: np.ndarray, value: np.ndarray, noise: np.ndarray, chosen: np.ndarray
+) -> np.ndarray:
+    """Where shorter steps than those that were used do not come closer to the estimate.
+
+    The function has a straight piece there that does not reach ``x`` itself.
+    """
+    apart = np.abs(central - value)
+    at = np.take_along_axis(apart, chosen[None], axis=0)
+    finer = np.arange(len(central))[:, None] > chosen
+    return np.any(finer & (apart > 2 * at + noise), axis=0)
 
 
 def _jump(

@@ -19,10 +19,17 @@ exp2 = special("exp2", lambda x: log(2) * exp2(x), source=SOURCE, domain=((-8, 8
 exp10 = special("exp10", lambda x: log(10) * exp10(x), source=SOURCE, domain=((-4, 4),))
 expm1 = special("expm1", jnp.exp, source=SOURCE, domain=((-5, 5),), analytic=True)
 log1p = special("log1p", lambda x: 1 / (1 + x), source=SOURCE, domain=((-0.9, 9),), analytic=True)
+
+
+def _quotient(x, y):
+    """x / y, and 0 where x is: x log y is 0 there for every y."""
+    return jnp.where(x == 0, 0, x / jnp.where(x == 0, 1, y))
+
+
 xlogy = special(
     "xlogy",
     lambda x, y: jnp.log(y),
-    lambda x, y: x / y,
+    lambda x, y: _quotient(x, y),
     source=SOURCE,
     domain=((0.1, 5), (0.1, 5)),
     analytic=True,
@@ -30,7 +37,7 @@ xlogy = special(
 xlog1py = special(
     "xlog1py",
     lambda x, y: log1p(y),
-    lambda x, y: x / (1 + y),
+    lambda x, y: _quotient(x, 1 + y),
     source=SOURCE,
     domain=((0.1, 5), (-0.9, 5)),
     analytic=True,
@@ -54,9 +61,9 @@ cotdg = special(
 )
 radian = special(
     "radian",
-    lambda d, m, s: jnp.full_like(d, DEGREE),
-    lambda d, m, s: jnp.full_like(d, DEGREE / 60),
-    lambda d, m, s: jnp.full_like(d, DEGREE / 3600),
+    lambda d, m, s: jnp.full_like(d, DEGREE, dtype=float),
+    lambda d, m, s: jnp.full_like(d, DEGREE / 60, dtype=float),
+    lambda d, m, s: jnp.full_like(d, DEGREE / 3600, dtype=float),
     source=SOURCE,
     domain=((-180, 180), (0, 60), (0, 60)),
 )

@@ -24,16 +24,65 @@ erfc = special(
 erfi = special(
     "erfi", lambda z: 2 / ROOT * jnp.exp(z**2), source=ERF, domain=((-3, 3),), analytic=True
 )
+
+
+def _tail(z, sign, weight=lambda k: 1):
+    """The sum over k > 0 of (2k - 1)!! (sign / (2 z²))^k, to rounding for |z| > 50."""
+    term, total = 1.0, 0.0
+    for k in range(1, 9):
+        term = term * sign * (2 * k - 1) / (2 * z**2)
+        total = total + weight(k) * term
+    return total
+
+
+def _far(z, far, tail, near):
+    """A derivative that cancels far out: there by its asymptotic series (DLMF 7.12.1)."""
+    return jnp.where(far, tail(jnp.where(far, z, 100)), near(jnp.where(far, 1, z)))
+
+
 erfcx = special(
-    "erfcx", lambda z: 2 * z * erfcx(z) - 2 / ROOT, source=ERF, domain=((-2, 4),), analytic=True
+    "erfcx",
+    lambda z: _far(
+        z,
+        (jnp.abs(z) > 50) & (jnp.real(z) > 0),
+        lambda z: 2 / ROOT * _tail(z, -1),
+        lambda z: 2 * z * erfcx(z) - 2 / ROOT,
+    ),
+    source="DLMF 7.2.1 and 7.12.1",
+    domain=((-2, 4),),
+    analytic=True,
 )
 dawsn = special(
-    "dawsn", lambda z: 1 - 2 * z * dawsn(z), source="DLMF 7.2.5", domain=((-4, 4),), analytic=True
+    "dawsn",
+    lambda z: _far(
+        z,
+        (jnp.abs(z) > 50) & (jnp.imag(z) == 0),
+        lambda z: -_tail(z, 1),
+        lambda z: 1 - 2 * z * dawsn(z),
+    ),
+    source="DLMF 7.2.5 and 7.12.1",
+    domain=((-4, 4),),
+    analytic=True,
 )
+
+
+def _is_far_up(z):
+    return (jnp.abs(z) > 50) & (jnp.imag(z) >= 0)
+
+
+def _wofz(z):
+    return _far(
+        z,
+        _is_far_up(z),
+        lambda z: -2j / ROOT * _tail(z, 1),
+        lambda z: 2j / ROOT - 2 * z * wofz(z),
+    )
+
+
 wofz = special(
     "wofz",
-    lambda z: 2j / ROOT - 2 * z * wofz(z),
-    source="DLMF 7.10.2",
+    _wofz,
+    source="DLMF 7.10.2 and 7.12.1",
     domain=((-4, 4),),
     analytic=True,
 )
@@ -48,7 +97,7 @@ erfcinv = special(
 def _voigt(x, sigma, gamma):
     """V = Re w(z) / (sigma sqrt(2 pi)) with z = (x + i gamma) / (sigma sqrt 2)."""
     z = (x + 1j * gamma) / (sigma * np.sqrt(2))
-    slope = 2j / ROOT - 2 * z * wofz(z)
+    slope = _wofz(z)
     scale = 1 / (sigma * np.sqrt(2 * np.pi))
     return z, slope, scale
 
@@ -59,8 +108,14 @@ def _voigt_in_x(x, sigma, gamma):
 
 
 def _voigt_in_sigma(x, sigma, gamma):
-    z, slope, scale = _voigt(x, sigma, gamma)
-    return -(voigt_profile(x, sigma, gamma) + jnp.real(slope * z) * scale) / sigma
+    z, _, scale = _voigt(x, sigma, gamma)
+    both = _far(  # w + z w'
+        z,
+        _is_far_up(z),
+        lambda z: -2j / (ROOT * z) * _tail(z, 1, lambda k: k),
+        lambda z: wofz(z) + z * _wofz(z),
+    )
+    return -jnp.real(both) * scale / sigma
 
 
 def _voigt_in_gamma(x, sigma, gamma):

@@ -23,6 +23,17 @@ def _lowered(n: Any, rule: Callable) -> Any:
     return jnp.where(n == 0, jnp.zeros_like(value), value)
 
 
+def _first_of(n: Any, rule: Callable) -> Any:
+    """`_lowered` for ``P_n``, which is ``P_(-n-1)`` (DLMF 14.9.5)."""
+    return _lowered(jnp.where(n < 0, -n - 1, n), rule)
+
+
+def _second_kind(n: Any, rule: Callable) -> Any:
+    """`_lowered` for ``U_n``, which is ``-U_(-n-2)`` (by DLMF 18.5.2), and 0 for n = -1."""
+    positive = jnp.where(n < 0, jnp.maximum(-n - 2, 0), n)
+    return jnp.where(n < 0, -1, 1) * _lowered(positive, rule)
+
+
 eval_jacobi = special(
     "eval_jacobi",
     None,
@@ -64,13 +75,13 @@ def _polynomial(name: str, slope: Callable, source: str, domain: tuple) -> Any:
 
 eval_legendre = _polynomial(
     "eval_legendre",
-    lambda n, x: _lowered(n, lambda k: (n + 1) / 2 * eval_jacobi(k, 1.0, 1.0, x)),
+    lambda n, x: _first_of(n, lambda k: (k + 2) / 2 * eval_jacobi(k, 1.0, 1.0, x)),
     "DLMF 18.9.15",
     INSIDE,
 )
 eval_sh_legendre = _polynomial(
     "eval_sh_legendre",
-    lambda n, x: _lowered(n, lambda k: (n + 1) * eval_jacobi(k, 1.0, 1.0, 2 * x - 1)),
+    lambda n, x: _first_of(n, lambda k: (k + 2) * eval_jacobi(k, 1.0, 1.0, 2 * x - 1)),
     "DLMF 18.9.15",
     UNIT,
 )
@@ -82,7 +93,7 @@ eval_chebyt = _polynomial(
 )
 eval_chebyu = _polynomial(
     "eval_chebyu",
-    lambda n, x: _lowered(n, lambda k: 2 * eval_gegenbauer(k, 2.0, x)),
+    lambda n, x: _second_kind(n, lambda k: 2 * eval_gegenbauer(k, 2.0, x)),
     "DLMF 18.9.19",
     INSIDE,
 )
@@ -94,7 +105,7 @@ eval_chebyc = _polynomial(
 )
 eval_chebys = _polynomial(
     "eval_chebys",
-    lambda n, x: _lowered(n, lambda k: eval_gegenbauer(k, 2.0, x / 2)),
+    lambda n, x: _second_kind(n, lambda k: eval_gegenbauer(k, 2.0, x / 2)),
     "DLMF 18.9.19",
     (-3, 3),
 )
@@ -106,7 +117,7 @@ eval_sh_chebyt = _polynomial(
 )
 eval_sh_chebyu = _polynomial(
     "eval_sh_chebyu",
-    lambda n, x: _lowered(n, lambda k: 4 * eval_gegenbauer(k, 2.0, 2 * x - 1)),
+    lambda n, x: _second_kind(n, lambda k: 4 * eval_gegenbauer(k, 2.0, 2 * x - 1)),
     "DLMF 18.9.19",
     UNIT,
 )

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxbind.contrib.special._bessel import ive
 from jaxbind.contrib.special._elementary import xlog1py, xlogy
+from jaxbind.contrib.special._error import erfcx
 from jaxbind.contrib.special._gamma import beta_density, betaln, gamma_density, gammaln
 from jaxbind.contrib.special._hypergeometric import hyp1f1
 from jaxbind.contrib.special._table import integers, special
@@ -24,9 +25,19 @@ NORMAL = "DLMF 7.1.2"
 ndtr = special(
     "ndtr", lambda x: jnp.exp(-(x**2) / 2) / ROOT, source=NORMAL, domain=((-5, 5),), analytic=True
 )
+
+
+def _log_ndtr(x):
+    """The density over the distribution; far left both underflow, but not erfcx (DLMF 7.2.4)."""
+    left = jnp.real(x) < -1
+    near, far = jnp.where(left, 0, x), jnp.where(left, x, -1)
+    density = jnp.exp(-(near**2) / 2 - log_ndtr(near)) / ROOT
+    return jnp.where(left, 2 / (ROOT * erfcx(-far / np.sqrt(2))), density)
+
+
 log_ndtr = special(
     "log_ndtr",
-    lambda x: jnp.exp(-(x**2) / 2 - log_ndtr(x)) / ROOT,
+    _log_ndtr,
     source=NORMAL,
     domain=((-20, 5),),
     analytic=True,
@@ -34,7 +45,7 @@ log_ndtr = special(
 ndtri = special("ndtri", lambda p: ROOT * jnp.exp(ndtri(p) ** 2 / 2), source=NORMAL, domain=(UNIT,))
 ndtri_exp = special(
     "ndtri_exp",
-    lambda y: ROOT * jnp.exp(ndtri_exp(y) ** 2 / 2 + y),
+    lambda y: 1 / _log_ndtr(ndtri_exp(y)),
     source=NORMAL,
     domain=((-20, -0.1),),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -95,7 +96,7 @@ def special(
         )
     binding.definition.home = HOME
     binding.definition.module = ""
-    binding.def_partials(*partials)
+    binding.def_partials(*(rule and _of_signed(rule) for rule in partials))
     FUNCTIONS[name] = Entry(
         name,
         binding,
@@ -106,6 +107,22 @@ def special(
         rtol,
     )
     return binding
+
+
+def _of_signed(rule: Callable) -> Callable:
+    """The rule with orders that it can lower by one: ``uint8(0) - 1`` is 255."""
+
+    @wraps(rule)
+    def partial(*primals: Any) -> Any:
+        return rule(*map(_signed, primals))
+
+    return partial
+
+
+def _signed(x: Any) -> Any:
+    narrow = jnp.issubdtype(x.dtype, jnp.integer) and x.dtype.itemsize < 4
+    unsigned = jnp.issubdtype(x.dtype, jnp.unsignedinteger)
+    return x.astype(int) if narrow or unsigned else x
 
 
 def either(condition: Any, x: Any, inside: Callable, outside: Callable, safe: float) -> Any:
