@@ -540,6 +540,20 @@ def test_linear_on_a_ray(function):
     broken("linear", bound(lambda x: function(x), linear=True), x)
 
 
+@settings(max_examples=fewer)
+@given(seed=st.integers(0, 10**6), rate=st.sampled_from([0.0, 0.5, 2.0]))
+def test_a_pullback_alone_is_judged_where_the_function_is_smooth(seed, rate):
+    """Also where some derivative is zero by chance: there is no pushforward to compare with."""
+    f = bound(lambda t, rate: np.exp(-rate * t), "(n),()->(n)")
+
+    @f.def_vjp
+    def _(primals, cotangent):
+        weighted = np.exp(-primals[1] * primals[0]) * cotangent
+        return -primals[1] * weighted, -np.sum(primals[0] * weighted)
+
+    laws.adjoint(f, (np.linspace(0.0, 1.0, 5), np.array(rate)), seed=seed)
+
+
 @pytest.mark.parametrize("law", ["jvp", "dtypes"])
 def test_compute_dtype_float32(law):
     """Right, and declared as what it is: the messages advise it."""

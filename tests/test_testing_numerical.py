@@ -160,6 +160,7 @@ def test_kink_at_the_point(slopes, x):
     assume(abs(left - right) > 0.3)
     v, found = at(x, lambda y: np.where(y < x, left * (y - x), right * (y - x)) + np.cos(y - x))
     np.testing.assert_allclose(found.jump, abs(right - left) * v, rtol=0.1)
+    assert np.all(found.kinked)
     middle = (left + right) / 2 * v
     assert np.all(np.abs(found.value - middle) <= 1e-6 * (np.abs(middle) + found.jump))
     for slope in slopes:
@@ -178,7 +179,7 @@ def test_kink_at_the_point(slopes, x):
 )
 def test_known_kinks(function):
     _, found = at(0.0, function)
-    assert found.jump > 0.9
+    assert found.jump > 0.9 and found.kinked
 
 
 @pytest.mark.parametrize("name", SMOOTH)

@@ -131,9 +131,10 @@ def _where_linear(
 
 
 def _has_kink(estimate: Derivative) -> np.ndarray:
+    """Where a kink is larger than what the estimate leaves in doubt."""
     with np.errstate(all="ignore"):
         doubt = np.maximum(10 * estimate.error, 1e-2 * np.abs(estimate.value))
-        return estimate.known & (estimate.jump > doubt)
+        return estimate.known & estimate.kinked & (estimate.jump > doubt)
 
 
 def _first_wrong(claimed: np.ndarray, estimate: Derivative, allowed: np.ndarray) -> int | None:

@@ -26,7 +26,8 @@ class Derivative:
     Attributes:
       value: the estimate (NaN where there is none).
       error: its estimated error (infinite where there is none).
-      jump: how far the slopes from left and right differ; 0 where f is smooth.
+      jump: how far the slopes from left and right differ at most; near 0 where f is smooth.
+      kinked: where they differ by more than the steps and the noise of f explain.
       scale: the size of f's values there, and close by.
       steps: the ladder, relative to the direction.
       ladder: D(h) for each step, ``(len(steps), size)``.
@@ -35,6 +36,7 @@ class Derivative:
     value: np.ndarray
     error: np.ndarray
     jump: np.ndarray
+    kinked: np.ndarray
     scale: np.ndarray
     steps: np.ndarray
     ladder: np.ndarray
@@ -71,12 +73,12 @@ def directional(
         size = np.maximum(np.abs(plus), np.abs(minus))
         floor = np.maximum(_noise(function, x, v, eps), 2 * eps * size) / column
         value, error, chosen = _extrapolated(central, floor)
-        jump, rough = _jump(second, floor, chosen, value)
+        jump, kinked, rough = _jump(second, floor, chosen, value)
         rough |= _is_other_nearby(central, value, 10 * (floor + error), chosen)
         error = np.where(rough, np.inf, error)
         beside = size[len(size) // 2]  # where f itself is zero, its values close by
         scale = np.maximum(np.abs(middle), np.where(np.isfinite(beside), beside, 0.0))
-    return Derivative(value, error, jump, scale, steps, central)
+    return Derivative(value, error, jump, kinked, scale, steps, central)
 
 
 def _noise(
@@ -132,17 +134,21 @@ def _is_other_nearby(
 
 def _jump(
     second: np.ndarray, floor: np.ndarray, chosen: np.ndarray, value: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The limit of F(h) - B(h), and where it says that the chosen step is too long.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The limit of F(h) - B(h), where it is not zero, and where the chosen step is too long.
 
     A kink keeps its jump, however short the step. If it is there at the chosen step only, the
     step is longer than what f does beside x (a narrow peak), and tells nothing.
     """
     limits = np.abs(RATIO * second[1:] - second[:-1]) / (RATIO - 1)
     noise = 8 * floor[1:]
-    least = np.min(np.where(np.isfinite(limits), limits + noise, np.inf), axis=0)
-    least = np.where(np.isfinite(least), least, 0.0)
-    at = (np.minimum(chosen, len(limits) - 1), np.arange(second.shape[1]))
+    bound = np.where(np.isfinite(limits), limits + noise, np.inf)
+    each = np.arange(second.shape[1])
+    surest = (np.argmin(bound, axis=0), each)
+    least = np.where(np.isfinite(bound[surest]), bound[surest], 0.0)
+    # of a smooth f the next limit is RATIO**3 times smaller, and would have been surer
+    kinked = limits[surest] > 3 * noise[surest]
+    at = (np.minimum(chosen, len(limits) - 1), each)
     there = limits[at]
     uneven = (there > 0.3 * np.abs(second[1:][at])) & (there > 1e-3 * np.abs(value))
-    return least, uneven & (there > 4 * noise[at]) & (least < 0.5 * there)
+    return least, kinked, uneven & (there > 4 * noise[at]) & (least < 0.5 * there)
