@@ -233,7 +233,17 @@ class Definition:
         self._asked = True
         known = self._outputs.setdefault(call.static, {})
         found = known.get(key)
-        return kept(known, key, self.role.outputs(call, structs)) if found is None else found
+        if found is not None:
+            return found
+        made = self.role.outputs(call, structs)
+        for argument, result in self.aliases:
+            if result >= len(made.structs):
+                raise ValueError(
+                    f"{self.label}: aliases= maps argument {argument} to result {result}; there"
+                    f" {'is 1 result' if len(made.structs) == 1 else f'are {len(made.structs)}'},"
+                    " counted from 0"
+                )
+        return kept(known, key, made)
 
     def eager_calls(self) -> EagerCalls:
         """The compiled calls of the nearest binding that is alive: our own, or our parent's."""

@@ -350,11 +350,22 @@ def _definition_of(value: Any) -> Any:
 
 
 def find_binding(name: str) -> Any:
-    """The importable binding of that name, for unpickling."""
+    """The importable binding of that name, for unpickling.
+
+    Raises:
+      LookupError: if this process has none.
+    """
     module, _, path = name.partition(":")
-    found: Any = importlib.import_module(module)
-    for part in path.split("."):
-        found = getattr(found, part)
+    try:
+        found: Any = importlib.import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise LookupError(
+            f"cannot unpickle the binding {name}: it is pickled by its name, as functions are, and"
+            f" here {error}. Define it in a module that both processes can import, not in a script"
+            " or a notebook"
+        ) from None
     return found
 
 

@@ -254,12 +254,13 @@ def _shared(call: Call, given: Sequence[Any], made: Sequence[Any]) -> dict[int, 
         return {}
     places = dict(call.definition.aliases)
     found = {}
-    for index, (position, _) in enumerate(owners(call.tree)):
+    positions = [position for position, _ in owners(call.tree)]
+    for index, position in enumerate(positions):
         result = places.get(position)
-        if result is None or result >= len(made):
+        if result is None or positions.count(position) > 1:  # a tree has no one memory to give
             continue
         if (given[index].shape, given[index].dtype) == (made[result].shape, made[result].dtype):
-            found.setdefault(index, result)
+            found[index] = result
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import jax
@@ -16,7 +16,7 @@ from jaxbind._call import Call, Outputs, PyTreeDef
 from jaxbind._kernels import Kernel, check_operand
 from jaxbind._parameters import Parameters
 from jaxbind._signature import Signature, parse
-from jaxbind._ufuncs import UfuncLoops, ufunc_of
+from jaxbind._ufuncs import WRITE_INTO_OPERANDS, UfuncLoops, ufunc_of
 
 Structs = Sequence[jax.ShapeDtypeStruct]
 
@@ -91,10 +91,15 @@ class FromSignature:
         shapes = [s.shape for s in structs]
         signature = self.signature.of_core_ranks([len(s) for s in shapes])
         sizes = signature.sizes(shapes, [call.operand(i) for i in range(len(shapes))])
+        sizes |= self.computed_sizes(call, structs)
         core_shapes = signature.output_shapes(sizes)
         dtypes = self.dtypes or (self._promoted(call, structs),) * len(core_shapes)
         declared = [jax.ShapeDtypeStruct(*sd) for sd in zip(core_shapes, dtypes, strict=True)]
         return make_outputs(call.definition.label, self.tree, declared, self.compute)
+
+    def computed_sizes(self, call: Call, structs: Structs) -> dict[str, int]:
+        """The sizes of core dimensions that stand only in outputs: none, if text was declared."""
+        return {}
 
     @property
     def tree(self) -> PyTreeDef:
@@ -255,12 +260,17 @@ class FromUfunc(FromSignature):
     def of(cls, label: str, function: Any, dtype: Any, compute: np.dtype | None) -> FromUfunc:
         ufunc: Any = ufunc_of(function)
         text = ufunc.signature or f"{','.join(['()'] * ufunc.nin)}->{','.join(['()'] * ufunc.nout)}"
+        if ufunc.__name__ in WRITE_INTO_OPERANDS:
+            raise TypeError(
+                f"{label}: the loop of this ufunc writes into its operand, and JAX's arrays must"
+                f" not change. Remedy: {WRITE_INTO_OPERANDS[ufunc.__name__]}"
+            )
         try:
-            signature = parse(text)
+            signature = parse(text, computed=True)
         except ValueError as error:
             raise ValueError(f"{label}: {error}") from None
-        loops = UfuncLoops(function, signature)
-        return cls(signature, _dtypes_of(label, dtype, ufunc.nout), compute, loops)
+        results = _dtypes_of(label, dtype, ufunc.nout)
+        return cls(signature, results, compute, UfuncLoops(function, signature, results))
 
     def outputs(self, call: Call, structs: Structs) -> Outputs:
         if self.dtypes is not None or self.compute is not None:
@@ -276,7 +286,24 @@ class FromUfunc(FromSignature):
         results = chosen[len(given) :]
         if any(d.kind == "O" for d in results):  # np.frompyfunc: nobody knows
             return super().outputs(call, structs)
-        return FromSignature(self.signature, results, None).outputs(call, structs)
+        return replace(self, dtypes=results).outputs(call, structs)
+
+    def computed_sizes(self, call: Call, structs: Structs) -> dict[str, int]:
+        wanted = self.signature.computed()
+        if not wanted:
+            return {}
+        label = call.definition.label
+        shapes = [s.shape for s in structs]
+        if not all(isinstance(size, int) for shape in shapes for size in shape):
+            raise TypeError(
+                f"{label}: NumPy computes the size of core dimension {min(wanted)} of the signature"
+                f" {self.signature} from the operands' sizes, which must be known: got shapes"
+                f" {', '.join(map(str, shapes))}. Export it for given sizes"
+            )
+        try:
+            return self.loops.computed_sizes(shapes, [np.dtype(s.dtype) for s in structs])
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{label}: {error}") from None
 
 
 # Kernels ----------------------------------------------------------------------------------------

@@ -117,6 +117,12 @@ class Signature:
                     )
         return sizes
 
+    def computed(self) -> set[str]:
+        """Names of core dimensions that stand only in outputs."""
+        known = {dim.name for core in self.inputs for dim in core}
+        made = {dim.name for core in self.outputs for dim in core if dim.size is None}
+        return made - known
+
     def output_shapes(self, sizes: dict[str, Any]) -> tuple[tuple[Any, ...], ...]:
         return tuple(
             tuple(sizes[d.name] if d.size is None else d.size for d in core)
@@ -124,8 +130,12 @@ class Signature:
         )
 
 
-def parse(text: str) -> Signature:
+def parse(text: str, *, computed: bool = False) -> Signature:
     """Parse a gufunc signature such as ``"(m,n),(n)->(m)"``.
+
+    Args:
+      computed: whether outputs may have core dimensions of their own, the sizes of which the
+        function itself computes (NumPy's ``"(m,n)->(p)"``).
 
     Raises:
       TypeError: if ``text`` is not a string.
@@ -145,7 +155,7 @@ def parse(text: str) -> Signature:
     signature = Signature(_parse_side(sides[0], text), _parse_side(sides[1], text))
     if not signature.outputs:
         raise ValueError(f"signature {text!r} has no output; write '->()' for a scalar")
-    _check_names(signature, text)
+    _check_names(signature, text, computed)
     return signature
 
 
@@ -180,11 +190,11 @@ def _parse_dimension(part: str, text: str) -> Dim:
     return Dim(match["name"] or part.rstrip("?"), size, optional, one)
 
 
-def _check_names(signature: Signature, text: str) -> None:
+def _check_names(signature: Signature, text: str, computed: bool) -> None:
     known = {dim.name: dim for core in signature.inputs for dim in core}
     for core in signature.inputs + signature.outputs:
         for dim in core:
-            if dim.name not in known and dim.size is None:
+            if dim.name not in known and dim.size is None and not computed:
                 raise ValueError(
                     f"signature {text!r}: core dimension {dim.name} stands only in an output, so"
                     " its size is unknown; declare such shapes with out="

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import decimal
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,12 +41,21 @@ class Static:
     def literal(self) -> str | None:
         """The canonical text from which `parse` makes an equal object, if there is one."""
         if self._text is None:
-            try:
-                text = repr(tuple(sorted(self.values.items())))
-                self._text = text if Static.parse(text) == self else ""
-            except Exception:  # whatever a user's __repr__ or __eq__ raises: no literal
-                self._text = ""
+            self._text = self._literal()
         return self._text or None
+
+    def _literal(self) -> str:
+        try:
+            text = repr(tuple(sorted(self.values.items())))
+        except Exception:  # whatever a user's __repr__ raises: no literal
+            return ""
+        for written in (text, re.sub(r"\binf\b", "1e999", text)):  # infinity has no other literal
+            try:
+                if Static.parse(written) == self:
+                    return written
+            except Exception:  # it is no literal; or what a user's __eq__ raises
+                continue
+        return ""
 
     @classmethod
     def parse(cls, text: str) -> Static:

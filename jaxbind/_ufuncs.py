@@ -12,6 +12,9 @@ from jaxbind import _dtypes, _loops
 from jaxbind._loop import Loop
 from jaxbind._signature import Signature
 
+#: NumPy's ufuncs that work in place on an operand, and what to bind instead
+WRITE_INTO_OPERANDS = {"qr_r_raw": "bind a function that calls np.linalg.qr(a, mode='raw')"}
+
 
 def ufunc_of(function: Any) -> np.ufunc | None:
     """The ufunc that a function is, or is made of (Numba's)."""
@@ -36,14 +39,25 @@ def input_names(ufunc: Any) -> tuple[str, ...]:
 
 
 class UfuncLoops:
-    """The inner loops of a ufunc, found by the dtypes of its operands."""
+    """The inner loops of a ufunc, found by the dtypes of its operands.
 
-    def __init__(self, function: Any, signature: Signature):
+    Args:
+      results: the dtypes of its results, if they were declared.
+    """
+
+    def __init__(
+        self, function: Any, signature: Signature, results: Sequence[np.dtype] | None = None
+    ):
         self.function = function
-        self.ufunc: Any = ufunc_of(function)
         self.signature = signature
+        self.results = results
         #: SciPy's and Numba's loops raise where they are told to
         self.may_raise = type(function) is not np.ufunc or _module_of(function) != "numpy"
+
+    @property
+    def ufunc(self) -> Any:
+        """NumPy's object; Numba makes a new one for each loop that it adds."""
+        return ufunc_of(self.function)
 
     @property
     def of_objects(self) -> bool:
@@ -79,6 +93,19 @@ class UfuncLoops:
             self._compile(dtypes)
         return self.ufunc.resolve_dtypes((*dtypes, *[None] * self.ufunc.nout))
 
+    def computed_sizes(
+        self, core_shapes: Sequence[tuple[int, ...]], dtypes: Sequence[np.dtype]
+    ) -> dict[str, int]:
+        """The sizes of core dimensions of the results; NumPy tells them for no data at all."""
+        empty = [np.empty((0, *s), d) for s, d in zip(core_shapes, dtypes, strict=True)]
+        results = self.ufunc(*empty)
+        results = results if isinstance(results, tuple) else (results,)
+        return {
+            dim.name: size
+            for core, result in zip(self.signature.outputs, results, strict=True)
+            for dim, size in zip(core, result.shape[1:], strict=True)
+        }
+
     def _exact(self, dtypes: Sequence[np.dtype]) -> int | None:
         for index, text in enumerate(self.ufunc.types):
             inputs = text.partition("->")[0]
@@ -88,8 +115,14 @@ class UfuncLoops:
 
     def _compile(self, dtypes: Sequence[np.dtype]) -> None:
         """Have Numba compile a loop, if it does so at the first call."""
-        if self.ufunc.signature is None and not getattr(self.function, "_frozen", False):
+        if getattr(self.function, "_frozen", False):
+            return
+        if self.ufunc.signature is None:
             self.function(*[np.zeros(1, d) for d in dtypes])
+        elif getattr(self.function, "is_dynamic", False):  # its results are arguments, too
+            results = self.results or [np.result_type(*dtypes)] * self.ufunc.nout
+            self.function.add(_numba_signature(self.signature, dtypes, results))
+            self.function.build_ufunc()
 
     def loop_for(self, dtypes: Sequence[np.dtype]) -> Loop | None:
         """The loop for operands of these dtypes; ``None`` if Python must call it."""
@@ -122,6 +155,21 @@ class UfuncLoops:
             # so do NumPy's for integers: a negative power, say
             may_raise=self.may_raise or all(d.kind in "iu" for d in dtypes),
         )
+
+
+def _numba_signature(
+    signature: Signature, inputs: Sequence[np.dtype], outputs: Sequence[np.dtype]
+) -> str:
+    """As `numba.guvectorize` takes it: ``void(float64[:,:], float64, float64[:])``."""
+
+    def array(dtype: np.dtype, rank: int) -> str:
+        name = "boolean" if dtype.kind == "b" else dtype.name
+        return name + (f"[{','.join(':' * rank)}]" if rank else "")
+
+    given = [array(d, len(core)) for d, core in zip(inputs, signature.inputs, strict=True)]
+    # a scalar result is an array of one element
+    made = [array(d, len(core) or 1) for d, core in zip(outputs, signature.outputs, strict=True)]
+    return f"void({', '.join(given + made)})"
 
 
 def _loops_cannot(dtype: np.dtype) -> bool:

@@ -91,6 +91,14 @@ def test_an_importable_binding_is_pickled_by_name():
     assert pickle.loads(pickle.dumps(importable)) is importable
 
 
+def test_what_a_process_lacks_is_not_unpickled():
+    dumped = pickle.dumps(importable).replace(b"importable", b"impossible")
+    with says(
+        LookupError, "cannot unpickle the binding", "impossible", "both processes can import"
+    ):
+        pickle.loads(dumped)
+
+
 def test_two_bindings_of_one_function_are_two():
     """Other options, another function: nothing of one leaks into the other."""
     seen = []

@@ -33,6 +33,17 @@ results = [several(operand), several(operand), work(operand), work(operand)]
     "pending exception": (
         "work(operand); raise ValueError('pending')", 1, "ValueError: pending", ""),
     "exit": ("work(operand); sys.exit(3)", 3, "", ""),
+    "os._exit": ("work(operand); import os; os._exit(5)", 5, "", ""),
+    "os._exit in a function": (
+        "import os; jaxbind.bind(lambda v: os._exit(6), '(n)->(n)')(x)", 6, "", ""),
+    "os._exit in a function of another thread": (
+        """
+import os
+last = jaxbind.bind(lambda v: time.sleep(0.1) or os._exit(6), '(n)->(n)')
+threading.Thread(target=lambda: last(x)).start()
+work(operand)
+time.sleep(5)
+""", 6, "", ""),
     "failing calls in flight": (
         """
 try:

@@ -9,6 +9,7 @@ import jax
 import pytest
 
 import jaxbind
+from jaxbind._static import Static
 
 MODULE = """
 import numpy as np, scipy.special
@@ -162,6 +163,12 @@ def test_static_parameters_that_are_no_literals_say_so():
     assert f(3.0) == 6
     with pytest.raises(ValueError, match=r"static parameter mode=Mode\(2.0\), which is no literal"):
         jax.export.export(f, disabled_checks=jaxbind.export_checks())(1.0)
+
+
+@pytest.mark.parametrize("value", [float("inf"), (1.0, -float("inf")), "inf", ("x inf", 2)])
+def test_static_parameters_with_infinity(value):
+    static = Static({"a": value})
+    assert Static.parse(static.literal()) == static
 
 
 def test_names_that_are_given(run):

@@ -179,3 +179,79 @@ def minor(package):
 
 def functions(text):
     return re.findall(r"^\| `(\w+)\(", text, re.MULTILINE)
+
+
+def test_defaults_of_scipy(x64):
+    """``k=0`` of `lambertw` and ``q=1`` of `zeta`, which is Riemann's, also below 1."""
+    z, x = np.linspace(-2, 5, 30), np.array([-3.5, -1.0, 0.5, 2.0, 30.0])
+    np.testing.assert_array_equal(special.lambertw(z), scipy.special.lambertw(z))
+    np.testing.assert_allclose(special.zeta(x), scipy.special.zeta(x), rtol=1e-14)
+    slope = jax.grad(lambda z: special.lambertw(z).real)(2.0)
+    np.testing.assert_allclose(slope, jax.grad(lambda z: special.lambertw(z, 0).real)(2.0))
+
+
+def slope(function, x, order=1):
+    for _ in range(order):
+        function = jax.grad(function)
+    return float(function(x))
+
+
+EDGES = {  # a derivative where a closed form is 0/0 or cancels, and what it is
+    "ellipkinc at m=1": (lambda m: special.ellipkinc(0.7, m), 1.0, 1,
+                         (np.tan(0.7) / np.cos(0.7) - np.arctanh(np.sin(0.7))) / 4),
+    "ellipeinc at m=1": (lambda m: special.ellipeinc(0.7, m), 1.0, 1,
+                         (np.sin(0.7) - np.arctanh(np.sin(0.7))) / 2),
+    "sn at m=1": (lambda m: special.ellipj(0.7, m)[0], 1.0, 1,
+                  (np.sinh(0.7) * np.cosh(0.7) - 0.7) / (-4 * np.cosh(0.7) ** 2)),
+    "R_C at x=0": (lambda y: special.elliprc(0.0, y), 2.0, 1, -np.pi / 4 * 2**-1.5),
+    "R_J at equal arguments": (lambda p: special.elliprj(1.0, 1.0, 1.0, p), 1.0, 1, -0.6),
+    "R_J in x": (lambda x: special.elliprj(x, 2.0, 2.0, 2.0), 2.0, 1, -0.3 * 2**-2.5),
+    "gammainc, a=1": (lambda x: special.gammainc(1.0, x), 0.0, 3, 1.0),
+    "gammainc, a=2": (lambda x: special.gammainc(2.0, x), 0.0, 2, 1.0),
+    "gammainc, a=3": (lambda x: special.gammainc(3.0, x), 0.0, 2, 0.0),
+    "gammainc, a=3, third": (lambda x: special.gammainc(3.0, x), 0.0, 3, 1.0),
+    "gammainc, a=1e14": (lambda x: special.gammainc(1e14, x), 1e14, 1, 1 / np.sqrt(2e14 * np.pi)),
+    "betainc at 0": (lambda x: special.betainc(2.0, 3.0, x), 0.0, 2, 12.0),
+    "betainc at 1": (lambda x: special.betainc(3.0, 2.0, x), 1.0, 2, -12.0),
+    "betainc, a=b=1e12": (lambda x: special.betainc(1e12, 1e12, x), 0.5, 1, 2e6 / np.sqrt(np.pi)),
+    "i0e": (special.i0e, 1e15, 1, -0.5e-15 / np.sqrt(2e15 * np.pi)),
+    "i0e left": (special.i0e, -1e15, 1, 0.5e-15 / np.sqrt(2e15 * np.pi)),
+    "i1e": (special.i1e, 1e15, 1, -0.5e-15 / np.sqrt(2e15 * np.pi)),
+    "ive": (lambda x: special.ive(0.5, x), 1e8, 1, -0.5e-8 * np.sqrt(2 / np.pi / 1e8) / 2),
+    "k1e": (special.k1e, 1e15, 1, -0.5e-15 * np.sqrt(np.pi / 2e15)),
+    "kve": (lambda x: special.kve(0.5, x), 400.0, 2, 0.75 * np.sqrt(np.pi / 2) * 400.0**-2.5),
+    "bei at 0": (special.bei, 0.0, 2, 0.5),
+    "ber at 0": (special.ber, 0.0, 4, -6 / 16),
+    "poch at a pole": (lambda z: special.poch(z, 3.0), -2.0, 1, 2.0),
+    "poch between poles": (lambda z: special.poch(z, 2.0), -5.0, 1, -9.0),
+    "binom in n": (lambda n: special.binom(n, 3.0), 1.0, 1, -1 / 6),
+    "binom in k": (lambda k: special.binom(5.0, k), 7.0, 1, 1 / 42),
+    "P at 1": (lambda x: special.lpmv(0.0, 3.0, x), 1.0, 1, 6.0),
+    "P at -1": (lambda x: special.lpmv(0.0, 3.0, x), -1.0, 1, 6.0),
+    "P of order 2": (lambda x: special.lpmv(2.0, 4.0, x), -1.0, 1, 90.0),
+    "P of order 4": (lambda x: special.lpmv(4.0, 5.0, x), 1.0, 1, 0.0),
+    "a Lorentzian": (lambda x: special.voigt_profile(x, 0.0, 1.0), 1.0, 1, -0.5 / np.pi),
+    "a Lorentzian in sigma": (lambda s: special.voigt_profile(0.5, s, 1.0), 0.0, 2,
+                              (2j / (0.5 + 1j) ** 3).real / np.pi),
+    "central chi-squared": (lambda x: special.chndtr(x, 4.0, 0.0), 3.0, 1, 0.75 * np.exp(-1.5)),
+    "chi-squared in nc": (lambda nc: special.chndtr(3.0, 2.0, nc), 0.0, 1,
+                          -0.75 * np.exp(-1.5)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("edge", EDGES)
+def test_derivatives_at_edges(edge, x64):
+    function, x, order, want = EDGES[edge]
+    np.testing.assert_allclose(slope(function, x, order), want, rtol=1e-9, atol=1e-12)
+    beside = x * (1 - 1e-9) + 1e-9 * (x == 0)
+    np.testing.assert_allclose(slope(function, beside, order), want, rtol=1e-4, atol=1e-5)
+
+
+@given(a=st.floats(50, 1e13), shift=st.floats(-3, 3))
+def test_densities_of_large_shapes(a, shift):
+    """Against the ratio of gamma functions in long arithmetic: the recurrence in the shape."""
+    with jax.enable_x64(True):
+        x = a + shift * np.sqrt(a)
+        density = jax.jit(jax.vmap(jax.grad(special.gammainc, 1)))
+        here, above = density(np.array([a, a + 1]), np.array([x, x]))
+        np.testing.assert_allclose(above / here, x / a, rtol=1e-7)

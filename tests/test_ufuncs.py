@@ -175,6 +175,39 @@ def test_gufuncs(a, b):
         np.testing.assert_array_equal(turned, np.swapaxes(np.linalg.inv(a), 0, 1))
 
 
+@pytest.mark.parametrize("name", ["svd", "svd_f", "svd_s", "lstsq"])
+@given(shape=hnp.array_shapes(min_dims=2, max_dims=3, min_side=0, max_side=4), data=st.data())
+def test_gufuncs_that_compute_the_sizes_of_their_results(name, shape, data):
+    """Core dimensions that stand only in an output: ``(m,n)->(p)``."""
+    ufunc = getattr(umath, name, None)
+    if ufunc is None or "(p)" not in ufunc.signature:
+        pytest.skip("this NumPy has others")
+    if name == "lstsq":
+        shape = (*shape[:-2], 3, 2)
+    a = data.draw(hnp.arrays(float, shape, elements=st.floats(-2, 2)))
+    operands = (a, np.ones((*shape[:-1], 2)), 1e-12) if name == "lstsq" else (a,)
+    with jax.enable_x64(True):
+        bound = jaxbind.bind(ufunc)
+        kept = jnp.array(a)
+        got = jax.jit(bound)(kept, *operands[1:])
+        jax.tree.map(same, got, ufunc(*operands))
+        same(kept, a)
+        if len(shape) == 3 and name != "lstsq":
+            jax.tree.map(same, jax.vmap(bound)(a), ufunc(a))
+
+
+def test_the_sizes_of_results_must_be_known_to_be_computed(x64):
+    f = jaxbind.bind(umath.svd_s)
+    m, n = jax.export.symbolic_shape("m, n")
+    with pytest.raises(TypeError, match=r"svd_s: NumPy computes the size of core dimension"):
+        jax.eval_shape(f, jax.ShapeDtypeStruct((m, n), float))
+
+
+def test_a_ufunc_that_writes_into_its_operand():
+    with pytest.raises(TypeError, match=r"writes into its operand.* np.linalg.qr\(a, mode='raw'\)"):
+        jaxbind.bind(umath.qr_r_raw)
+
+
 # Threads ------------------------------------------------------------------------------------------
 
 
@@ -278,6 +311,29 @@ def test_numba(x64):
         same(bound(*narrow), f(*narrow))
     same(jax.vmap(jaxbind.bind(scaled))(x, a), x * a[:, None])
     same(jaxbind.bind(scaled, threads=0)(np.tile(x, (500, 1)), 2.0), np.tile(x, (500, 1)) * 2)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_numbas_gufuncs_without_types(order, x64):
+    """Compiled for each dtype that comes, in any order; results are of the operands' dtype."""
+    numba = pytest.importorskip("numba")
+
+    @numba.guvectorize("(n),()->(n),()")
+    def above(x, limit, excess, count):
+        count[0] = 0
+        for i in range(x.shape[0]):
+            excess[i] = max(x[i] - limit, 0)
+            count[0] += x[i] > limit
+
+    x = np.arange(12).reshape(3, 4)
+    f = jaxbind.bind(above)
+    for dtype in [np.float64, np.float32, np.int32, np.int64][::order]:
+        given, limit = x.astype(dtype), dtype(5)
+        want = np.maximum(given - limit, 0), (given > limit).sum(axis=1).astype(dtype)
+        jax.tree.map(same, jax.jit(f)(given, limit), want)
+        jax.tree.map(same, jax.vmap(f, (0, None))(given, limit), want)
+    counted = jaxbind.bind(above, dtype=("float64", "int32"))
+    np.testing.assert_array_equal(counted(x.astype(float), 5.0)[1], [0, 2, 4])
 
 
 CYTHON = """

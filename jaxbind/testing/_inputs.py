@@ -257,7 +257,8 @@ class Drawing:
     def strata(self, count: int, rng: np.random.Generator) -> list[Drawing]:
         """Drawings of one family, one set of sizes and one magnitude each; the smallest first.
 
-        Each choice occurs as often as any other: Hypothesis alone would stay with few.
+        Each choice occurs as often as any other: Hypothesis alone would stay with few. The smallest
+        are of the first family: of real numbers where there are complex ones, too.
         """
 
         def each(choices: Sequence[Any]) -> list[Any]:
@@ -271,11 +272,15 @@ class Drawing:
         empty = [s for s in self.sizes or () if 0 in s.values()]
         if empty and count >= len(full):
             sizes[-1] = empty[0]
-        found = [
+        sizes.sort(key=lambda s: sum(s.values()))
+        many, none = len(self.families), sum(0 in s.values() for s in sizes)
+        # not i alone: static keywords go round as well, and each should meet each family
+        turns = [i + i // many for i in range(-none, count - none)]
+        families = [self.families[i % many] for i in turns]
+        return [
             replace(self, families=(f,), sizes=(s,), magnitude=m)
-            for f, s, m in zip(each(self.families), sizes, each(MAGNITUDES), strict=True)
+            for f, s, m in zip(families, sizes, each(MAGNITUDES), strict=True)
         ]
-        return sorted(found, key=lambda d: sum((d.sizes or ({},))[0].values()))
 
     def _sizes(self) -> SearchStrategy[dict[str, int]]:
         dims = {d.name: d for core in self.signature.inputs for d in core}
@@ -444,7 +449,7 @@ def numbers(dtype: np.dtype, magnitude: float) -> SearchStrategy:
         return st.integers(-9, 9)
     if is_complex(np.zeros((), dtype)):
         real = numbers(np.dtype(float), magnitude)
-        return st.builds(complex, real, real)
+        return st.builds(lambda im, re: complex(re, im), real, real)  # 1 is simpler than 1j
     whole = st.integers(-3, 3).map(float)
     fraction = st.integers(0, 2**32 - 1).map(partial(_scattered, magnitude))
     return st.one_of(whole, fraction, fraction)

@@ -6,12 +6,14 @@ at special orders).
 
 from __future__ import annotations
 
+from math import factorial
+
 import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
 from jaxbind.contrib.special._gamma import rgamma
-from jaxbind.contrib.special._table import integers, real_only, special
+from jaxbind.contrib.special._table import either, integers, real_only, special
 
 ORDER, POSITIVE = (-3.3, 6.7), (0.2, 20)
 
@@ -104,6 +106,28 @@ y1 = special("y1", lambda x: (y0(x) - yn(2, x)) / 2, source=CYLINDER, domain=(PO
 # Modified Bessel functions ----------------------------------------------------------------------
 
 MODIFIED = "DLMF 10.29.1"
+SCALED = "DLMF 10.29.1, 10.40.1 and 10.40.2"
+
+
+def _scaled(v, z, sign, value, near):
+    """The derivative of ``exp(-z) I_v(z)`` (sign -1) or ``exp(z) K_v(z)`` (sign 1).
+
+    It is smaller than what it is the difference of, by a factor of z: far out by the asymptotic
+    series, of which the function itself is divided out.
+    """
+    size = 50 + 2 * v**2
+    far = jnp.abs(z) > size
+    x = jnp.where(far, z, size)
+    if sign < 0:  # even or odd in z
+        x = jnp.abs(x)
+    term, total, turned = 1.0, 1.0, 0.5
+    for k in range(1, 11):
+        term = term * sign * (4 * v**2 - (2 * k - 1) ** 2) / (8 * k * x)
+        total, turned = total + term, turned + (k + 0.5) * term
+    return jnp.where(
+        far, -value * turned / (total * jnp.where(far, z, 1)), near(jnp.where(far, 1, z))
+    )
+
 
 iv = special(
     "iv",
@@ -128,11 +152,20 @@ kn = special(
     source=MODIFIED,
     domain=(integers(0, 8), POSITIVE),
 )
+
+
+def _kve(v, z):
+    def near(z):
+        return kve(v, z) - (kve(v - 1, z) + kve(v + 1, z)) / 2
+
+    return _scaled(v, z, 1, kve(v, z), near)
+
+
 kve = special(
     "kve",
     None,
-    lambda v, z: kve(v, z) - (kve(v - 1, z) + kve(v + 1, z)) / 2,
-    source=MODIFIED,
+    _kve,
+    source=SCALED,
     domain=(ORDER, POSITIVE),
     analytic=True,
 )
@@ -140,29 +173,41 @@ kve = special(
 
 def _ive(v, z):
     real_only("ive", z)
-    return (ive(v - 1, z) + ive(v + 1, z)) / 2 - jnp.sign(z) * ive(v, z)
+
+    def near(z):
+        return (ive(v - 1, z) + ive(v + 1, z)) / 2 - jnp.sign(z) * ive(v, z)
+
+    return _scaled(v, z, -1, ive(v, z), near)
 
 
-ive = special("ive", None, _ive, source=MODIFIED, domain=(ORDER, POSITIVE))
+ive = special("ive", None, _ive, source=SCALED, domain=(ORDER, POSITIVE))
 i0 = special("i0", lambda x: i1(x), source="DLMF 10.29.3", domain=((-20, 20),))
 i1 = special("i1", lambda x: (i0(x) + iv(2, x)) / 2, source=MODIFIED, domain=((-20, 20),))
 i0e = special(
     "i0e",
-    lambda x: i1e(x) - jnp.sign(x) * i0e(x),
-    source="DLMF 10.29.3",
+    lambda x: _scaled(0, x, -1, i0e(x), lambda x: i1e(x) - jnp.sign(x) * i0e(x)),
+    source=SCALED,
     domain=(POSITIVE,),
 )
 i1e = special(
     "i1e",
-    lambda x: (i0e(x) + ive(2, x)) / 2 - jnp.sign(x) * i1e(x),
-    source=MODIFIED,
+    lambda x: _scaled(1, x, -1, i1e(x), lambda x: (i0e(x) + ive(2, x)) / 2 - jnp.sign(x) * i1e(x)),
+    source=SCALED,
     domain=(POSITIVE,),
 )
 k0 = special("k0", lambda x: -k1(x), source="DLMF 10.29.3", domain=(POSITIVE,))
 k1 = special("k1", lambda x: -(k0(x) + kn(2, x)) / 2, source=MODIFIED, domain=(POSITIVE,))
-k0e = special("k0e", lambda x: k0e(x) - k1e(x), source="DLMF 10.29.3", domain=(POSITIVE,))
+k0e = special(
+    "k0e",
+    lambda x: _scaled(0, x, 1, k0e(x), lambda x: k0e(x) - k1e(x)),
+    source=SCALED,
+    domain=(POSITIVE,),
+)
 k1e = special(
-    "k1e", lambda x: k1e(x) - (k0e(x) + kve(2, x)) / 2, source=MODIFIED, domain=(POSITIVE,)
+    "k1e",
+    lambda x: _scaled(1, x, 1, k1e(x), lambda x: k1e(x) - (k0e(x) + kve(2, x)) / 2),
+    source=SCALED,
+    domain=(POSITIVE,),
 )
 
 
@@ -230,19 +275,35 @@ itairy = special(
 KELVIN = "DLMF 10.61.3"
 
 
+def _slopes_over_x(x):
+    """ber'(x)/x and bei'(x)/x near 0, by their series (DLMF 10.65.1)."""
+    fourth = (x / 2) ** 4
+    ber = sum((-1) ** k * k * fourth ** (k - 1) / factorial(2 * k) ** 2 for k in range(1, 6))
+    bei = sum((-1) ** k * (k + 0.5) * fourth**k / factorial(2 * k + 1) ** 2 for k in range(5))
+    return (x / 2) ** 2 * ber, bei
+
+
+def _berp_over_x(x):
+    return either(abs(x) < 1, x, lambda x: _slopes_over_x(x)[0], lambda x: berp(x) / x, 1)
+
+
+def _beip_over_x(x):
+    return either(abs(x) < 1, x, lambda x: _slopes_over_x(x)[1], lambda x: beip(x) / x, 1)
+
+
 ber = special("ber", lambda x: berp(x), source=KELVIN, domain=((0.2, 10),))
 bei = special("bei", lambda x: beip(x), source=KELVIN, domain=((0.2, 10),))
 ker = special("ker", lambda x: kerp(x), source=KELVIN, domain=((0.2, 10),))
 kei = special("kei", lambda x: keip(x), source=KELVIN, domain=((0.2, 10),))
-berp = special("berp", lambda x: -bei(x) - berp(x) / x, source=KELVIN, domain=((0.2, 10),))
-beip = special("beip", lambda x: ber(x) - beip(x) / x, source=KELVIN, domain=((0.2, 10),))
+berp = special("berp", lambda x: -bei(x) - _berp_over_x(x), source=KELVIN, domain=((0.2, 10),))
+beip = special("beip", lambda x: ber(x) - _beip_over_x(x), source=KELVIN, domain=((0.2, 10),))
 kerp = special("kerp", lambda x: -kei(x) - kerp(x) / x, source=KELVIN, domain=((0.2, 10),))
 keip = special("keip", lambda x: ker(x) - keip(x) / x, source=KELVIN, domain=((0.2, 10),))
 
 
 def _kelvin(x):
     be, ke, bep, kep = kelvin(x)
-    return bep, kep, 1j * be - bep / x, 1j * ke - kep / x
+    return bep, kep, 1j * be - _berp_over_x(x) - 1j * _beip_over_x(x), 1j * ke - kep / x
 
 
 kelvin = special("kelvin", _kelvin, source=KELVIN, domain=((0.2, 10),))

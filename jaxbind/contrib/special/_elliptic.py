@@ -10,7 +10,6 @@ from jaxbind.contrib.special._table import either, special
 
 # Carlson's symmetric integrals ------------------------------------------------------------------
 #
-# R_J's derivative is a divided difference, 0/0 where p is equal to another argument.
 
 ARGUMENT = (0.2, 8)
 CARLSON = "DLMF 19.18"
@@ -49,7 +48,9 @@ def _elliprc_in_x(x, y):
 
 def _elliprc_in_y(x, y):
     """From homogeneity: x ∂/∂x + y ∂/∂y = -1/2."""
-    return -(elliprc(x, y) / 2 + x * _elliprc_in_x(x, y)) / y
+    at_zero = x == 0  # where ∂/∂x is infinite
+    moved = x * _elliprc_in_x(jnp.where(at_zero, 1, x), y)
+    return -(elliprc(x, y) / 2 + moved) / y
 
 
 elliprc = special(
@@ -99,7 +100,15 @@ elliprd = special(
 
 
 def _elliprj_in_x(x, y, z, p):
-    return (elliprj(x, y, z, p) - elliprd(y, z, x)) / (2 * (p - x))
+    """-3/4 ∫ (t+x)^(-3/2) (t+y)^(-1/2) (t+z)^(-1/2) (t+p)^(-1): a divided difference.
+
+    Where x is near p, ∂R_D/∂x at their mean, weighted so that what is left out is of second order.
+    """
+    near = abs(p - x) < 1e-5 * abs(p)
+    apart = jnp.where(near, 1, p - x)
+    divided = (elliprj(x, y, z, p) - elliprd(y, z, x)) / (2 * apart)
+    together = _elliprd_in_z(y, z, jnp.where(near, 0.6 * x + 0.4 * p, 1)) / 3
+    return jnp.where(near, together, divided)
 
 
 def _elliprj_in_p(x, y, z, p):
@@ -156,14 +165,19 @@ def _periods(phi):
     return n, jnp.sin(rest), jnp.cos(rest)
 
 
+def _of_periods(n, m, slope):
+    """``2 n`` times the slope of a complete integral, which is infinite for m = 1."""
+    return jnp.where(n == 0, 0, 2 * n * slope(jnp.where(n == 0, 0.5, m)))
+
+
 def _df(phi, m):
     n, s, c = _periods(phi)
-    return 2 * n * _dk(m, 1 - m) + s**3 / 6 * elliprd(c**2, 1.0, 1 - m * s**2)
+    return _of_periods(n, m, lambda m: _dk(m, 1 - m)) + s**3 / 6 * elliprd(c**2, 1.0, 1 - m * s**2)
 
 
 def _de_incomplete(phi, m):
     n, s, c = _periods(phi)
-    return 2 * n * _de(m) - s**3 / 6 * elliprd(c**2, 1 - m * s**2, 1.0)
+    return _of_periods(n, m, _de) - s**3 / 6 * elliprd(c**2, 1 - m * s**2, 1.0)
 
 
 ellipkinc = special(

@@ -96,31 +96,49 @@ erfcinv = special(
 
 def _voigt(x, sigma, gamma):
     """V = Re w(z) / (sigma sqrt(2 pi)) with z = (x + i gamma) / (sigma sqrt 2)."""
+    sigma = jnp.where(sigma == 0, 1, sigma)
     z = (x + 1j * gamma) / (sigma * np.sqrt(2))
-    slope = _wofz(z)
-    scale = 1 / (sigma * np.sqrt(2 * np.pi))
-    return z, slope, scale
+    return z, _wofz(z), 1 / (sigma * np.sqrt(2 * np.pi)), sigma
+
+
+def _where_narrow(sigma, x, gamma, narrow, wide):
+    """At sigma = 0 by the heat equation, in powers of sigma: V = Re(i/z + ...)/π, z = x + iγ."""
+    none = sigma == 0
+    lorentzian = jnp.where(none, x + 1j * gamma, 1j)
+    return jnp.where(none, jnp.real(narrow(lorentzian, jnp.where(none, sigma, 0))) / np.pi, wide)
+
+
+def _lorentzian(z, sigma):
+    return -1j / z**2 - 3j * sigma**2 / z**4 - 15j * sigma**4 / z**6
 
 
 def _voigt_in_x(x, sigma, gamma):
-    _, slope, scale = _voigt(x, sigma, gamma)
-    return jnp.real(slope) * scale / (sigma * np.sqrt(2))
+    _, slope, scale, width = _voigt(x, sigma, gamma)
+    wide = jnp.real(slope) * scale / (width * np.sqrt(2))
+    return _where_narrow(sigma, x, gamma, _lorentzian, wide)
 
 
 def _voigt_in_sigma(x, sigma, gamma):
-    z, _, scale = _voigt(x, sigma, gamma)
+    z, _, scale, width = _voigt(x, sigma, gamma)
     both = _far(  # w + z w'
         z,
         _is_far_up(z),
         lambda z: -2j / (ROOT * z) * _tail(z, 1, lambda k: k),
         lambda z: wofz(z) + z * _wofz(z),
     )
-    return -jnp.real(both) * scale / sigma
+    return _where_narrow(
+        sigma,
+        x,
+        gamma,
+        lambda z, sigma: 2j * sigma / z**3 + 12j * sigma**3 / z**5,
+        -jnp.real(both) * scale / width,
+    )
 
 
 def _voigt_in_gamma(x, sigma, gamma):
-    _, slope, scale = _voigt(x, sigma, gamma)
-    return -jnp.imag(slope) * scale / (sigma * np.sqrt(2))
+    _, slope, scale, width = _voigt(x, sigma, gamma)
+    wide = -jnp.imag(slope) * scale / (width * np.sqrt(2))
+    return _where_narrow(sigma, x, gamma, lambda *of: 1j * _lorentzian(*of), wide)
 
 
 voigt_profile = special(

@@ -16,7 +16,7 @@ wrightomega = special(
 )
 
 
-def _lambertw(z, k):
+def _lambertw(z, k=0):
     return scipy.special.lambertw(z, k)
 
 

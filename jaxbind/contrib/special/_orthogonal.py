@@ -153,11 +153,35 @@ eval_hermitenorm = special(
 
 # Legendre functions and spherical harmonics -----------------------------------------------------
 
+
+def _lpmv_in_x(m, v, x):
+    end = abs(x) == 1
+    inner = jnp.where(end, 0, x)
+    inside = v * inner * lpmv(m, v, inner) - (v + m) * lpmv(m, v - 1, inner)
+    no_more = jnp.sqrt(abs(1 - x**2))  # 0 at the end; higher derivatives are not known there
+    at_end = _lpmv_at_end(m, v, jnp.where(end, jnp.sign(x), 1)) + no_more
+    return jnp.where(end, at_end, inside / (inner**2 - 1))
+
+
+def _lpmv_at_end(m, v, x):
+    """The slope at x = ±1 for integer orders: P' for m = 0; others have a factor (1-x²)^(m/2)."""
+    degree = v * (v + 1)
+    first = degree / 2 * x ** (v + 1)  # Legendre's polynomial (DLMF 18.6.1 and 18.9.15)
+    second = degree * (v - 1) * (v + 2) / 8 * x**v
+    orders = {0: first, 1: x * first * jnp.inf, 2: -2 * x * second}
+    # P of order -m is (-1)^m (v-m)!/(v+m)! times that of order m (DLMF 14.9.3)
+    orders |= {-1: -x * first * jnp.inf, -2: -(x ** (v + 1)) / 4}
+    slope = jnp.zeros_like(first)
+    for order, known in orders.items():
+        slope = jnp.where(m == order, known, slope)
+    return jnp.where(m == jnp.round(m), slope, jnp.nan)
+
+
 lpmv = special(
     "lpmv",
     None,
     None,
-    lambda m, v, x: (v * x * lpmv(m, v, x) - (v + m) * lpmv(m, v - 1, x)) / (x**2 - 1),
+    _lpmv_in_x,
     source="DLMF 14.10.5",
     domain=(integers(0, 3), integers(1, 8), (-0.95, 0.95)),
 )

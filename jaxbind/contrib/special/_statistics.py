@@ -12,7 +12,7 @@ from jaxbind.contrib.special._bessel import ive
 from jaxbind.contrib.special._elementary import xlog1py, xlogy
 from jaxbind.contrib.special._error import erfcx
 from jaxbind.contrib.special._gamma import beta_density, betaln, gamma_density, gammaln
-from jaxbind.contrib.special._hypergeometric import hyp1f1
+from jaxbind.contrib.special._hypergeometric import hyp0f1, hyp1f1
 from jaxbind.contrib.special._table import integers, special
 
 SHAPE, UNIT, POSITIVE = (0.6, 12), (0.05, 0.95), (0.1, 12)
@@ -265,9 +265,13 @@ MIXTURE = "mixture of central ones (Johnson, Kotz and Balakrishnan 1995, chapter
 
 
 def _noncentral_chi_density(df, nc, x):
+    """By I_v; for small arguments of it by 0F1 (DLMF 10.39.9), which has no 0/0."""
+    near = nc * x < 1
+    series = _chi_density(df, x) * jnp.exp(-nc / 2) * hyp0f1(df / 2, jnp.where(near, nc * x / 4, 0))
+    nc, x = jnp.where(near, 1, nc), jnp.where(near, 1, x)
     power = (x / nc) ** ((df - 2) / 4)
     decay = jnp.exp(-((jnp.sqrt(x) - jnp.sqrt(nc)) ** 2) / 2)
-    return decay * power * ive(df / 2 - 1, jnp.sqrt(nc * x)) / 2
+    return jnp.where(near, series, decay * power * ive(df / 2 - 1, jnp.sqrt(nc * x)) / 2)
 
 
 chndtr = special(

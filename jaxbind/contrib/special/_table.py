@@ -125,6 +125,12 @@ def _signed(x: Any) -> Any:
     return x.astype(int) if narrow or unsigned else x
 
 
+def promote_dtypes(*operands: Any) -> list[Any]:
+    """As arrays of one floating-point dtype."""
+    dtype = jnp.result_type(*operands, float)
+    return [jnp.asarray(x, dtype) for x in operands]
+
+
 def either(condition: Any, x: Any, inside: Callable, outside: Callable, safe: float) -> Any:
     """``inside(x)`` where ``condition``, ``outside(x)`` elsewhere, each evaluated there only.
 
