@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxbind import _sites
@@ -14,6 +15,7 @@ from jaxbind._errors import ContractError
 
 #: with what results are filled before a call, and again where that may be a coincidence
 POISON = (0xA5, 0x5A)
+FOUND = "found by jaxbind.debug"
 
 
 @contextmanager
@@ -22,17 +24,41 @@ def debug(*, finite: bool = False) -> Iterator[None]:
 
     Results are filled with a pattern before each call, so that elements that the function does not
     write are found; operands are compared with what they were. Both are errors that name the
-    binding and the element. Calls that ran before, and programs that are compiled already, are
-    checked as well; it costs a pass or two over all operands and results.
+    binding and the element, when JAX raises what went wrong in a call: at the call, or where its
+    result is waited for. Programs that are compiled already are checked as well. It costs a pass
+    or two over all operands and results; where an element looks as if it was not written, the
+    function is called once more, unless it has an ``effect``. The end of the block waits for the
+    calls that began in it.
 
     Args:
       finite: also refuse results that are infinite or NaN where all operands are finite.
+
+    Raises:
+      jax.errors.JaxRuntimeError: in the block, of a call that broke its contract.
     """
     held = _sites.set_debug(Watch, finite)
     try:
         yield
+        found = _wait()
+    except BaseException:
+        _wait()
+        raise
     finally:
         _sites.set_debug(*held)
+    if found is not None:
+        raise found
+
+
+def _wait() -> Exception | None:
+    """Wait for the calls that are in flight; what was found in those nobody has waited for."""
+    found = None
+    for x in jax.live_arrays():
+        try:
+            if not x.is_deleted():
+                x.block_until_ready()
+        except jax.errors.JaxRuntimeError as error:
+            found = error if FOUND in str(error) else found
+    return found
 
 
 class Watch:
@@ -59,38 +85,49 @@ class Watch:
             for x in self.results:
                 _bytes(x)[...] = byte
 
-    def check(self, again: Callable[[], None]) -> None:
-        """Compare with what was before; ``again`` calls once more.
+    def check(self, again: Callable[[], None] | None) -> None:
+        """Compare with what was before; ``again`` calls once more, ``None`` where nobody may.
 
         Raises:
           ContractError: saying which operand or element it is.
         """
-        if self.shared:
-            return self._check_finite()
-        self._check_operands()
-        suspects = [_filled(x, POISON[0]) for x in self.results]
-        if any(s.any() for s in suspects):
-            kept = [x.copy() for x in self.results]
-            self.fill(POISON[1])
-            again()
-            for index, (x, suspect) in enumerate(zip(self.results, suspects, strict=True)):
-                missing = np.argwhere(suspect & _filled(x, POISON[1]))
-                if len(missing):
-                    raise ContractError(
-                        f"did not write {_place(index, len(self.results), missing[0])} (and"
-                        f" {len(missing) - 1} more of {x.size}), found by jaxbind.debug. Write"
-                        " every element of it"
-                    )
-            for x, value in zip(self.results, kept, strict=True):
-                _bytes(x)[...] = _bytes(value)
-        return self._check_finite()
+        if not self.shared:
+            self._check_operands()
+            suspects = [_filled(x, POISON[0]) for x in self.results]
+            if any(s.any() for s in suspects):
+                self._check_written(suspects, again)
+        self._check_finite()
+
+    def _check_written(
+        self, suspects: Sequence[np.ndarray], again: Callable[[], None] | None
+    ) -> None:
+        """Tell elements that were not written from those that are like our pattern."""
+        if again is None:  # by size: four bytes are hardly so by chance
+            missing = [s & (x.itemsize >= 4) for s, x in zip(suspects, self.results, strict=True)]
+            return self._refuse_missing(missing)
+        kept = [x.copy() for x in self.results]
+        self.fill(POISON[1])
+        again()
+        pairs = zip(suspects, self.results, strict=True)
+        self._refuse_missing([s & _filled(x, POISON[1]) for s, x in pairs])
+        for x, value in zip(self.results, kept, strict=True):
+            _bytes(x)[...] = _bytes(value)
+
+    def _refuse_missing(self, missing: Sequence[np.ndarray]) -> None:
+        for index, (x, lacks) in enumerate(zip(self.results, missing, strict=True)):
+            where = np.argwhere(lacks)
+            if len(where):
+                raise ContractError(
+                    f"did not write {_place(index, len(self.results), where[0])} (and"
+                    f" {len(where) - 1} more of {x.size}), {FOUND}. Write every element of it"
+                )
 
     def _check_operands(self) -> None:
         for name, x, before in zip(self.names, self.operands, self.before, strict=True):
             if _checksum(x) != before:
                 raise ContractError(
-                    f"changed {name}, found by jaxbind.debug. Operands belong to JAX: work on a"
-                    " copy, or declare aliases="
+                    f"changed {name}, {FOUND}. Operands belong to JAX: work on a copy, or"
+                    " declare aliases="
                 )
 
     def _check_finite(self) -> None:
@@ -101,7 +138,7 @@ class Watch:
                 wrong = np.argwhere(~np.isfinite(x.astype(_wide(x))))
                 raise ContractError(
                     f"gave {x[tuple(wrong[0])]} in {_place(index, len(self.results), wrong[0])}"
-                    " from finite operands, found by jaxbind.debug(finite=True)"
+                    f" from finite operands, {FOUND}(finite=True)"
                 )
 
 

@@ -28,6 +28,10 @@ class ContractError(TypeError):
     """A function broke what was declared about it; the text says all, without a traceback."""
 
 
+class KeptView(ContractError):
+    """A function still holds a view of JAX's memory."""
+
+
 _last: BaseException | None = None
 _told = ""  # what JAX was told of it
 
@@ -45,13 +49,18 @@ def remember(error: BaseException, text: str) -> None:
     """Keep an exception for `last_exception`, without the views of JAX's memory that it holds."""
     global _last, _told
     log.debug("a bound function raised", exc_info=error)
+    let_go(error)
+    _last, _told = error, text
+
+
+def let_go(error: BaseException) -> None:
+    """Take the views of JAX's memory out of an exception and the frames of its traceback."""
     for each in _chain(error):
         traceback.clear_frames(each.__traceback__)
         with contextlib.suppress(Exception):  # whatever a user's class does
             each.args = _without_views(each.args)
             for name, value in list(vars(each).items()):
                 setattr(each, name, _without_views(value))
-    _last, _told = error, text
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -91,12 +100,18 @@ def message(
     iteration: int,
     iterations: int,
     error: BaseException,
+    kept: Sequence[str] = (),
 ) -> tuple[int, str]:
-    """Status code and text for an exception that a function (or our check of it) raised."""
+    """Status code and text for an exception that a function (or our check of it) raised.
+
+    ``kept`` names operands and results of which it still holds a view.
+    """
     called = ", ".join(f"{_short(n)}: {o}" for n, o in zip(names, operands, strict=True))
     where = f"\n  called with {called or 'no operands'}"
     if iterations > 1:
         where += f"\n  in iteration {iteration} of {iterations} over its loop dimensions"
+    if kept and not isinstance(error, KeptView):
+        where += f"\n  it also {kept_view(kept[0])}"
     if isinstance(error, ContractError):
         return INVALID_ARGUMENT, f"{label} {error}{where}"
     shown = _text(error)
@@ -162,8 +177,8 @@ def _is_ours(filename: str) -> bool:
     return filename.endswith(("_pycall.pyx", "_loops.pyx")) or os.path.dirname(filename) == _OURS
 
 
-def kept_view(name: str) -> ContractError:
-    return ContractError(
+def kept_view(name: str) -> KeptView:
+    return KeptView(
         f"kept a view of {name} after it returned. The memory belongs to JAX, which will reuse"
         " it: keep a copy instead (x.copy())"
     )

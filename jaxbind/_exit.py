@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from jaxbind import _frame
+from jaxbind import _sites
 
 
 def prepare() -> None:
@@ -25,14 +25,14 @@ def prepare() -> None:
 def _leave() -> None:
     threading.excepthook = _silent_about_refusals(threading.excepthook)
     sys.unraisablehook = _silent_about_refusals(sys.unraisablehook)
-    _frame.drain()
+    _sites.drain()
 
 
 def _silent_about_refusals(report: Callable[[Any], object]) -> Callable[[Any], None]:
     def hook(args: Any) -> None:
         thread = getattr(args, "thread", None)
         own = thread is not None and not thread.daemon
-        if own or _frame.REFUSED not in str(args.exc_value):
+        if own or _sites.REFUSED not in str(args.exc_value):
             report(args)
 
     return hook

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from jaxbind import _frame, _jax
+from jaxbind import _jax, _sites
 
 _refused = False
 
@@ -30,7 +30,7 @@ def check(label: str) -> None:
 def _in_child() -> None:
     global _refused
     _refused = _refused or _jax.runtime_has_started()
-    _frame.forget_calls()
+    _sites.forget_calls()
 
 
 if hasattr(os, "register_at_fork"):

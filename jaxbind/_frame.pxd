@@ -1,14 +1,17 @@
-"""Call frames: metadata, attributes, errors, the floating-point environment, calls in flight."""
+"""Call frames: metadata, attributes, errors, state, the floating-point environment."""
 
 from libc.stdint cimport int64_t
 
 from jaxbind._abi cimport (
-    JB_ArgType_BUFFER,
     JB_Buffer,
     JB_ByteSpan,
     JB_CallFrame,
     JB_Error,
-    JB_RetType_BUFFER,
+    JB_ExecutionStage_INSTANTIATE,
+    JB_Extension_Metadata,
+    JB_Metadata,
+    JB_Metadata_Extension,
+    JB_State_Get_Args,
     JB_TypeId,
 )
 
@@ -60,11 +63,28 @@ cdef extern from *:
 cdef extern from "_sound.h":
     const char* jb_frame_flaw(const JB_CallFrame* frame) noexcept nogil
     const char* jb_buffer_flaw(const JB_Buffer* buffer) noexcept nogil
-    bint jb_is_there(const JB_Buffer* buffer, int64_t bytes) noexcept nogil
+    JB_Buffer* jb_buffer(const JB_CallFrame* frame, int operands, int i) noexcept nogil
+    bint jb_fits(
+        const int64_t* known, int operands, int buffers, const JB_CallFrame* frame, char** starts
+    ) noexcept nogil
 
 # Whether the frame is only XLA's question for our metadata, which is then answered. ``state``
 # is the type of the state that the instantiate stage sets, NULL for a handler without one.
-cdef bint answered_metadata(JB_CallFrame* frame, JB_TypeId* state) noexcept nogil
+cdef inline bint answered_metadata(JB_CallFrame* frame, JB_TypeId* state) noexcept nogil:
+    cdef JB_Metadata_Extension* extension = <JB_Metadata_Extension*>frame.extension_start
+    cdef JB_Metadata* metadata
+    if extension == NULL or extension.extension_base.type != JB_Extension_Metadata:
+        return False
+    metadata = extension.metadata
+    if metadata == NULL or frame.api == NULL:
+        return True
+    # The runtime's own version: it refuses any that is newer than it.
+    metadata.api_version.major_version = frame.api.api_version.major_version
+    metadata.api_version.minor_version = frame.api.api_version.minor_version
+    metadata.traits = 0
+    if state != NULL:
+        metadata.state_type_id = state[0]
+    return True
 
 # An error that XLA owns from here on. ``message`` is copied.
 cdef JB_Error* make_error(JB_CallFrame* frame, int code, const char* message) noexcept nogil
@@ -73,21 +93,18 @@ cdef JB_Error* make_error(JB_CallFrame* frame, int code, const char* message) no
 cdef const JB_ByteSpan* string_attribute(JB_CallFrame* frame, const char* name) noexcept nogil
 
 cdef JB_Error* set_state(JB_CallFrame* frame, JB_TypeId* type_id, void* state) noexcept nogil
-cdef JB_Error* get_state(JB_CallFrame* frame, JB_TypeId* type_id, void** state) noexcept nogil
 
-# Buffer descriptors of operands and results; NULL if XLA passes something else.
-cdef inline JB_Buffer* operand(JB_CallFrame* frame, int64_t index) noexcept nogil:
-    if frame.args.types[index] != JB_ArgType_BUFFER:
-        return NULL
-    return <JB_Buffer*>frame.args.args[index]
-
-cdef inline JB_Buffer* result(JB_CallFrame* frame, int64_t index) noexcept nogil:
-    if frame.rets.types[index] != JB_RetType_BUFFER:
-        return NULL
-    return <JB_Buffer*>frame.rets.rets[index]
-
-# Calls in flight: false after the interpreter has begun to leave.
-cdef bint enter_call() noexcept nogil
-cdef void leave_call() noexcept nogil
-cdef JB_Error* refuse(JB_CallFrame* frame) noexcept nogil  # a call, for that reason
-cdef bint is_leaving() noexcept nogil
+cdef inline JB_Error* get_state(
+    JB_CallFrame* frame, JB_TypeId* type_id, void** state
+) noexcept nogil:
+    cdef JB_State_Get_Args args
+    cdef JB_Error* error
+    args.struct_size = sizeof(JB_State_Get_Args)
+    args.extension_start = NULL
+    args.ctx = frame.ctx
+    args.stage = JB_ExecutionStage_INSTANTIATE
+    args.type_id = type_id
+    args.state = NULL
+    error = frame.api.State_Get(&args)
+    state[0] = args.state
+    return error

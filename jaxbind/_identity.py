@@ -425,6 +425,7 @@ def _open(definition: Definition, name: str, text: str) -> Any:
         threads=site.threads,
         guard=() if definition.allow_jax else _jax.GUARD,
         make_plan=definition.make_plan and partial(_plan, definition, site),
+        once=definition.effect is not None,
     )
 
 

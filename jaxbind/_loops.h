@@ -66,7 +66,7 @@ typedef struct {
 
 struct jb_plan {
   int buffers, operands, loops, axes;
-  int64_t *known;                /* for each buffer its type, its rank and its dimensions */
+  int64_t *known;                /* what `jb_fits` compares */
   int codes[JB_BUFFERS];
   int64_t ranks[JB_BUFFERS];
   int64_t *shapes[JB_BUFFERS];
@@ -90,7 +90,7 @@ struct jb_plan {
   int64_t arguments[6];          /* and the others */
 };
 
-enum { JB_FINE, JB_NO_MEMORY, JB_WRONG_COUNT, JB_NO_BUFFER, JB_WRONG_RANK, JB_WRONG_TYPE, JB_WRONG_SIZE, JB_STATUS };
+enum { JB_FINE, JB_NO_MEMORY, JB_WRONG_COUNT, JB_NO_BUFFER, JB_WRONG_RANK, JB_WRONG_TYPE, JB_WRONG_SIZE, JB_STATUS, JB_FUTURE };
 
 typedef struct {
   int kind;
@@ -107,7 +107,8 @@ static inline void jb_start(jb_failure *failure, const JB_CallFrame *frame) {
   failure->frame = frame;
   failure->error = NULL;
   failure->exception = NULL;
-  failure->iteration = 0;
+  failure->buffer = 0;
+  failure->iteration = failure->status = 0;
   atomic_init(&failure->busy, 0); /* nobody else knows it yet: no fence, which takes 4 ns */
 }
 
@@ -118,6 +119,12 @@ static inline void jb_fail_at(jb_failure *failure, int64_t iteration, int64_t st
     failure->iteration = iteration;
     failure->status = status;
   }
+  atomic_store(&failure->busy, 0);
+}
+
+static inline void jb_fail(jb_failure *failure, int kind) {
+  while (atomic_exchange(&failure->busy, 1)) {}
+  if (failure->kind == JB_FINE) failure->kind = kind;
   atomic_store(&failure->busy, 0);
 }
 
@@ -135,14 +142,6 @@ static inline int jb_first_error(jb_failure *failure, JB_Error *error) {
 
 /* Buffers ------------------------------------------------------------------------------------ */
 
-static inline JB_Buffer *jb_buffer(const JB_CallFrame *frame, int operands, int i) {
-  if (i < operands) {
-    return frame->args.types[i] == JB_ArgType_BUFFER ? (JB_Buffer *)frame->args.args[i] : NULL;
-  }
-  i -= operands;
-  return frame->rets.types[i] == JB_RetType_BUFFER ? (JB_Buffer *)frame->rets.rets[i] : NULL;
-}
-
 static void jb_plan_free(jb_plan *plan) {
   if (plan == NULL) return;
   for (int i = 0; i < plan->buffers; i++) free(plan->shapes[i]);
@@ -150,23 +149,6 @@ static void jb_plan_free(jb_plan *plan) {
   free(plan->sizes);
   free(plan->steps);
   free(plan);
-}
-
-/* Whether the buffers of a frame are as planned; fills in where they start. */
-static inline int jb_plan_fits(const jb_plan *plan, const JB_CallFrame *frame, char **bases) {
-  const int64_t *known = plan->known;
-  int operands = plan->operands, i = 0;
-  if (frame->args.size != operands || frame->rets.size != plan->buffers - operands) return 0;
-  for (; i < plan->buffers; i++) {
-    const JB_Buffer *b = jb_buffer(frame, operands, i);
-    if (b == NULL || (int64_t)b->dtype != known[0] || b->rank != known[1]) return 0;
-    if (!jb_is_there(b, plan->bytes[i])) return 0;
-    known += 2;
-    for (int64_t a = 0; a < b->rank; a++)
-      if (b->dims[a] != *known++) return 0;
-    bases[i] = (char *)b->data;
-  }
-  return 1;
 }
 
 /* Put one value of a type where a function expects it. */
@@ -289,16 +271,6 @@ static jb_plan *jb_plan_of(const jb_kernel *k, const JB_CallFrame *frame, jb_fai
     }
   }
   p->axes = at;
-  int64_t length = 0;
-  for (int i = 0; i < k->buffers; i++) length += 2 + p->ranks[i];
-  p->known = (int64_t *)malloc(length * sizeof(int64_t));
-  if (p->known == NULL) JB_REFUSE(JB_NO_MEMORY, 0);
-  length = 0;
-  for (int i = 0; i < k->buffers; i++) {
-    p->known[length++] = p->codes[i];
-    p->known[length++] = p->ranks[i];
-    for (axis = 0; axis < p->ranks[i]; axis++) p->known[length++] = p->shapes[i][axis];
-  }
   for (int d = 0; d < k->dims; d++) p->dims[d] = (intptr_t)first[d];
   /* results have all loop dimensions in full */
   for (int i = k->operands; i < k->buffers; i++)
@@ -330,6 +302,17 @@ static jb_plan *jb_plan_of(const jb_kernel *k, const JB_CallFrame *frame, jb_fai
     }
     for (int i = 0; i < k->buffers; i++) p->steps[i * loop + p->loops] = kept[i];
     p->sizes[p->loops++] = full[axis]; /* the innermost first */
+  }
+  int64_t length = 0;
+  for (int i = 0; i < k->buffers; i++) length += 3 + p->ranks[i];
+  p->known = (int64_t *)malloc((length + 1) * sizeof(int64_t));
+  if (p->known == NULL) JB_REFUSE(JB_NO_MEMORY, 0);
+  length = 0;
+  for (int i = 0; i < k->buffers; i++) {
+    p->known[length++] = p->codes[i];
+    p->known[length++] = p->ranks[i];
+    p->known[length++] = p->bytes[i];
+    for (axis = 0; axis < p->ranks[i]; axis++) p->known[length++] = p->shapes[i][axis];
   }
   if (p->converts || k->returns == JB_RETURNS_RESULT) {
     int64_t widest = 1;
@@ -433,15 +416,19 @@ static void jb_call_slots(
   }
 }
 
-/* Call an XLA FFI handler with a frame for each iteration: buffers without loop dimensions. */
+/* Call an XLA FFI handler with a frame for each iteration: buffers without loop dimensions. The
+   copies are of what we know of XLA's structs, which may have grown since, and say so. */
 static void jb_call_handler(
-    const jb_kernel *k, const jb_plan *p, char *const *at, const intptr_t *step, int64_t count,
-    int64_t begin, jb_failure *failure) {
+    const jb_kernel *k, char *const *at, const intptr_t *step, int64_t count, int64_t begin,
+    jb_failure *failure) {
   JB_CallFrame frame = *failure->frame;
   JB_Buffer buffers[JB_BUFFERS];
   void *pointers[JB_BUFFERS];
+  int whole = frame.struct_size >= sizeof frame;
+  if (frame.struct_size > sizeof frame) frame.struct_size = sizeof frame;
   for (int b = 0; b < k->buffers; b++) {
     buffers[b] = *jb_buffer(failure->frame, k->operands, b);
+    if (buffers[b].struct_size > sizeof *buffers) buffers[b].struct_size = sizeof *buffers;
     buffers[b].rank -= k->loop;
     buffers[b].dims += k->loop;
     pointers[b] = &buffers[b];
@@ -452,6 +439,10 @@ static void jb_call_handler(
   for (int64_t n = 0; n < count; n++) {
     for (int b = 0; b < k->buffers; b++) buffers[b].data = at[b] + n * step[b];
     JB_Error *error = ((JB_Error * (*)(JB_CallFrame *)) k->function)(&frame);
+    if (error == NULL && whole && frame.future != NULL) {
+      jb_fail(failure, JB_FUTURE); /* its work would go on when the buffers are somebody else's */
+      return;
+    }
     if (error == NULL) continue;
     if (failure->error == NULL && jb_first_error(failure, error)) {
       failure->iteration = begin + n;
@@ -460,7 +451,6 @@ static void jb_call_handler(
     }
     return;
   }
-  (void)p;
 }
 
 static inline void jb_call_kernel(
@@ -469,7 +459,7 @@ static inline void jb_call_kernel(
   intptr_t dims[JB_DIMS + 1], steps[JB_BUFFERS + JB_AXES];
   char *bases[JB_BUFFERS]; /* loops may move them on, as SciPy's do */
   if (k->handler) {
-    jb_call_handler(k, p, at, step, count, begin, failure);
+    jb_call_handler(k, at, step, count, begin, failure);
     return;
   }
   if (!k->inner_loop) {
@@ -559,7 +549,7 @@ static void jb_run_range(
   if (p->memory) {
     memory = (char *)aligned_alloc(64, (size_t)p->memory);
     if (memory == NULL) {
-      failure->kind = JB_NO_MEMORY;
+      jb_fail(failure, JB_NO_MEMORY);
       return;
     }
   }

@@ -15,9 +15,18 @@ from functools import partial
 
 from jaxbind import _dtypes, _errors
 
-from jaxbind._frame cimport jb_buffer_flaw, jb_fp_enter, jb_fp_leave, jb_fpenv, make_error
+from jaxbind._frame cimport (
+    jb_buffer,
+    jb_buffer_flaw,
+    jb_fits,
+    jb_fp_enter,
+    jb_fp_leave,
+    jb_fpenv,
+    make_error,
+)
 from jaxbind._huge cimport JB_ADVISE_HUGE
-from jaxbind._sites cimport Site, SiteHead, is_watching, watch_call
+from jaxbind._sites cimport Frame, Site, SiteHead, is_watching, tell, watch_call
+from jaxbind._views cimport whole_buffer
 from jaxbind._abi cimport (
     JB_Api,
     JB_ArgType,
@@ -33,6 +42,7 @@ from jaxbind._abi cimport (
     JB_CallFrame,
     JB_DataType,
     JB_Error,
+    JB_Error_Code_INTERNAL,
     JB_ExecutionContext,
     JB_RetType,
     JB_RetType_BUFFER,
@@ -45,7 +55,7 @@ cdef extern from "_loops.h" nogil:
     enum:
         JB_BUFFERS, JB_AXES, JB_DIMS, JB_SLOTS, JB_INTEGERS_AT_MOST, JB_REALS
         JB_FINE, JB_NO_MEMORY, JB_WRONG_COUNT, JB_NO_BUFFER, JB_WRONG_RANK, JB_WRONG_TYPE
-        JB_WRONG_SIZE, JB_STATUS
+        JB_WRONG_SIZE, JB_STATUS, JB_FUTURE
     ctypedef struct jb_slot:
         int kind, index, code
         char value[16]
@@ -53,6 +63,7 @@ cdef extern from "_loops.h" nogil:
         int64_t total
         int64_t bytes[1]
         int direct, large
+        int64_t* known
     ctypedef struct jb_kernel:
         void* function
         void* data
@@ -77,14 +88,13 @@ cdef extern from "_loops.h" nogil:
         JB_Error* error
         int64_t iteration, status
     void jb_start(jb_failure*, const JB_CallFrame*)
-    int jb_plan_fits(const jb_plan*, const JB_CallFrame*, char**)
     jb_plan* jb_plan_of(const jb_kernel*, const JB_CallFrame*, jb_failure*)
     void jb_plan_free(jb_plan*)
-    JB_Buffer* jb_buffer(const JB_CallFrame*, int, int)
     void jb_run_directly(const jb_kernel*, const jb_plan*, char**)
     void jb_run_range(
         const jb_kernel*, const jb_plan*, char**, int64_t, int64_t, jb_failure*)
     int64_t jb_chunk_size(const jb_kernel*, const jb_plan*)
+    void jb_forget(const JB_Api*, JB_Error*)
 
 cdef extern from "_threads.h" nogil:
     int64_t jb_now()
@@ -203,35 +213,6 @@ cdef class Attributes:
         free(self.arrays)
 
 
-cdef class Frame:
-    """A pointer to a frame, for a call back."""
-
-    cdef JB_CallFrame* frame
-
-    @staticmethod
-    cdef Frame of(JB_CallFrame* frame):
-        cdef Frame made = Frame()
-        made.frame = frame
-        return made
-
-
-cdef object whole_buffer(JB_CallFrame* frame, int operands, int i):
-    """A buffer as an array, in the order of its memory."""
-    cdef JB_Buffer* buffer = jb_buffer(frame, operands, i)
-    cdef cnp.npy_intp dims[64]
-    cdef cnp.npy_intp length[1]
-    cdef int axis
-    dtype = _dtypes.CODES[<int>buffer.dtype]
-    for axis in range(<int>buffer.rank):
-        dims[axis] = buffer.dims[axis]
-    size = dtype.itemsize
-    for axis in range(<int>buffer.rank):
-        size *= dims[axis]
-    length[0] = size
-    raw = cnp.PyArray_SimpleNewFromData(1, length, cnp.NPY_UINT8, buffer.data)
-    return raw.view(dtype).reshape([dims[axis] for axis in range(<int>buffer.rank)])
-
-
 cdef class LoopSite(Site):
     """One call site of a compiled program: a compiled function, and how it is called."""
 
@@ -339,12 +320,15 @@ cdef class LoopSite(Site):
     cdef JB_Error* run_watched(self, JB_CallFrame* frame) noexcept:
         """One call under `jaxbind.debug`."""
         cdef jb_failure failure
+        cdef JB_Buffer* buffer
         cdef JB_Error* error
         cdef int i
         cdef bint shared = self.kernel.handler
         try:
-            whole = [whole_buffer(frame, self.kernel.operands, i)
-                     for i in range(self.kernel.buffers)]
+            whole = []
+            for i in range(self.kernel.buffers):
+                buffer = jb_buffer(frame, self.kernel.operands, i)
+                whole.append(whole_buffer(buffer, _dtypes.CODES[<int>buffer.dtype]))
             operands, results = whole[:self.kernel.operands], whole[self.kernel.operands:]
             for x in operands:
                 for y in results:
@@ -364,16 +348,19 @@ cdef class LoopSite(Site):
         cdef jb_failure failure
         with nogil:
             run(&self.kernel, given.frame, &failure)
+        if failure.error != NULL:
+            jb_forget(given.frame.api, failure.error)
+        elif self.kernel.may_raise:
+            raise_kept(&failure)
+        if failure.error != NULL or failure.kind != JB_FINE:
+            raise _errors.ContractError("failed when jaxbind.debug called it once more")
 
     cdef JB_Error* told(self, JB_CallFrame* frame, exception) noexcept:
         try:
             operands = self.operands_of(frame)
-            code, text = _errors.message(self.label, self.names, operands, 0, 1, exception)
-            encoded = text.encode("utf-8", "replace").replace(b"\0", b"?")
-            _errors.remember(exception, encoded.decode("utf-8"))
-            return make_error(frame, code, encoded)
         except BaseException:
-            return make_error(frame, 13, b"jaxbind: a loop raised, and describing it failed")
+            operands = ["?"] * len(self.names)
+        return tell(frame, self.label, self.names, operands, 0, 1, exception, [])
 
     cdef list operands_of(self, JB_CallFrame* frame):
         """Dtypes and core shapes, as errors show them."""
@@ -405,6 +392,7 @@ cdef class LoopSite(Site):
             JB_WRONG_TYPE: f"got {name} of a type that it cannot convert",
             JB_WRONG_SIZE: f"got {name} of a size that contradicts its signature",
             JB_STATUS: f"reported failure: status {failure.status}",
+            JB_FUTURE: "is an asynchronous handler (it sets a future), which is not supported",
         }[failure.kind]
         return _errors.kernel_message(
             self.label, self.names, operands, failure.iteration, said,
@@ -421,18 +409,14 @@ cdef class LoopSite(Site):
             code, text = self.describe(frame, failure)
             return make_error(frame, code, text.encode("utf-8", "replace").replace(b"\0", b"?"))
         except BaseException:
-            return make_error(frame, 13, b"jaxbind: a call failed, and so did describing why")
+            return make_error(
+                frame, JB_Error_Code_INTERNAL,
+                b"jaxbind: a call failed, and so did describing why")
 
     cdef JB_Error* raised(self, JB_CallFrame* frame, jb_failure* failure) noexcept:
         """The error of a Python exception that the loop has left behind; NULL if there is none."""
-        kept = None
-        if failure.exception != NULL:
-            kept = <object>failure.exception
-            Py_DECREF(kept)
         try:
-            raise_pending()
-            if kept is not None:
-                raise kept
+            raise_kept(failure)
         except BaseException as exception:
             return self.told(frame, exception)
         return NULL
@@ -445,6 +429,19 @@ cdef extern from "Python.h":
 cdef int raise_pending() except -1:
     """Raise the exception that is set, if one is."""
     return -1 if PyErr_Occurred() != NULL else 0
+
+
+cdef int raise_kept(jb_failure* failure) except -1:
+    """Raise the exception that a loop has left behind, in this thread or another, if it has."""
+    kept = None
+    if failure.exception != NULL:
+        kept = <object>failure.exception
+        Py_DECREF(kept)
+        failure.exception = NULL
+    raise_pending()
+    if kept is not None:
+        raise kept
+    return 0
 
 
 cdef JB_Error* report_failure(
@@ -475,12 +472,19 @@ cdef bint can_be_counted(jb_kernel* kernel, JB_CallFrame* frame) noexcept nogil:
     )
 
 
+cdef enum:
+    MOST_DIMENSIONS = 64  # of a NumPy array
+
+
 cdef bint can_be_read(jb_kernel* kernel, JB_CallFrame* frame) noexcept nogil:
+    """Whether NumPy can show the buffers."""
+    cdef JB_Buffer* buffer
     cdef int i
     if not can_be_counted(kernel, frame):
         return False
     for i in range(kernel.buffers):
-        if jb_buffer_flaw(jb_buffer(frame, kernel.operands, i)) != NULL:
+        buffer = jb_buffer(frame, kernel.operands, i)
+        if jb_buffer_flaw(buffer) != NULL or buffer.rank > MOST_DIMENSIONS:
             return False
     return True
 
@@ -513,14 +517,16 @@ cdef void run(jb_kernel* kernel, JB_CallFrame* frame, jb_failure* failure) noexc
     cdef jb_fpenv saved
     cdef int i
     jb_start(failure, frame)
-    if plan == NULL or not jb_plan_fits(plan, frame, bases):
+    if plan == NULL or not jb_fits(
+        plan.known, kernel.operands, kernel.buffers, frame, bases
+    ):
         own = jb_plan_of(kernel, frame, failure)
         if own == NULL:
             return
         plan = own
         if jb_plan_keep(kernel, own):
             own = NULL
-        jb_plan_fits(plan, frame, bases)
+        jb_fits(plan.known, kernel.operands, kernel.buffers, frame, bases)
     if plan.total > 0:
         if plan.large:
             for i in range(kernel.operands, kernel.buffers):

@@ -6,7 +6,7 @@ own views.
 """
 
 from cpython.object cimport PyObject, PyObject_Call
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_INCREF
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t
 from libc.string cimport memcmp, memset
@@ -24,23 +24,23 @@ from jaxbind import _dtypes, _errors, _result
 from jaxbind._mentions import mentions_jax
 
 from jaxbind._frame cimport (
+    jb_buffer,
     jb_buffer_flaw,
+    jb_fits,
     jb_fp_enter,
     jb_fp_leave,
     jb_fpenv,
     make_error,
-    operand,
-    result as result_buffer,
 )
 from jaxbind._huge cimport JB_ADVISE_HUGE
-from jaxbind._sites cimport Site, SiteHead, is_watching, watch_call
+from jaxbind._sites cimport Frame, Site, SiteHead, is_watching, tell, watch_call
 from jaxbind._views cimport (
     JB_CHANGED,
     JB_SET_DATA,
     Layout,
     Views,
-    buffer_strides,
     new_view,
+    whole_buffer,
 )
 from jaxbind._abi cimport JB_Api, JB_Buffer, JB_CallFrame, JB_Error, JB_ExecutionContext
 
@@ -48,10 +48,10 @@ cnp.import_array()
 
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject*) noexcept
+    void Py_DECREF(PyObject*) noexcept
+    void Py_XDECREF(PyObject*) noexcept
     object PyObject_Vectorcall(PyObject*, PyObject* const*, size_t, PyObject*)
     size_t PY_VECTORCALL_ARGUMENTS_OFFSET
-    bint PyFloat_CheckExact(object)
-    double PyFloat_AS_DOUBLE(object)
 
 cdef extern from "numpy/arrayobject.h":
     int PyArray_CopyInto(cnp.ndarray destination, cnp.ndarray source) except -1
@@ -61,9 +61,13 @@ cdef int poison = -1
 
 
 def set_poison(int byte):
-    """Fill results with this byte before each call (of any binding); a negative one ends it."""
+    """Fill results with this byte before each call (of any binding), a negative one ends it.
+
+    Returns what was set before.
+    """
     global poison
-    poison = byte
+    before, poison = poison, byte
+    return before
 
 
 cdef extern from "_threads.h" nogil:
@@ -120,39 +124,33 @@ cdef object build(template, list leaves):
 cdef int64_t QUICK = 5000
 
 
-cdef class Frame:
-    """A pointer to a frame, for a call back."""
-
-    cdef JB_CallFrame* frame
-
-    @staticmethod
-    cdef Frame of(JB_CallFrame* frame):
-        cdef Frame made = Frame()
-        made.frame = frame
-        return made
-
-
 cdef class CallSite(Site):
     """One call site of a compiled program: a function, and how it is called."""
 
     cdef object function, tree, result_tree, tree_template, result_template
     cdef str label
-    cdef list names, seen, declared, keyword_values
+    cdef list names, seen, declared
     cdef tuple kept, keyword_names
     cdef dict keywords
     cdef bint wants_out, vectorized, fortran, all_kept, unwrap, rule
     cdef int loop
     cdef int64_t threads
     cdef object guard, make_plan, planning
-    cdef bint guarded
+    cdef bint guarded, once
     cdef Shape arguments, results
-    cdef Layout layout
-    cdef Views spare
+    cdef Layout layout  # of the latest kind of buffers; `planning` guards it
+    cdef PyObject* spare  # `Views`, owned
+
+    def __cinit__(self, *args, **kwargs):
+        self.spare = NULL
+
+    def __dealloc__(self):
+        Py_XDECREF(self.spare)
 
     def __init__(
         self, *, function, str label, list names, dict keywords, bint wants_out, int loop,
         bint vectorized, bint fortran, tree, result, bint unwrap, bint rule, tuple kept, list seen,
-        list declared, int threads=1, tuple guard=(), make_plan=None,
+        list declared, int threads=1, tuple guard=(), make_plan=None, bint once=False,
     ):
         self.head.execute = execute_python
         if make_plan is not None:
@@ -162,13 +160,13 @@ cdef class CallSite(Site):
         self.names = names
         self.keywords = keywords
         self.keyword_names = tuple(keywords) + (("out",) if wants_out else ())
-        self.keyword_values = list(keywords.values())
         self.wants_out = wants_out
         self.loop = loop
         self.threads = threads
         self.guard = guard
         self.guarded = bool(guard)
         self.make_plan = make_plan
+        self.once = once
         self.planning = threading.RLock()
         self.vectorized = vectorized
         self.fortran = fortran
@@ -197,30 +195,70 @@ cdef class CallSite(Site):
         cdef jb_fpenv saved = jb_fp_enter()
         cdef JB_Error* error = NULL
         cdef cnp.npy_intp iteration = 0
-        if execute_site(self, frame, &iteration) < 0:
-            error = self.failed(frame, iteration)
+        cdef PyObject* views = self.take_views()
+        if execute_site(self, frame, &views, &iteration) < 0:
+            error = self.failed(frame, views, iteration)
+            Py_XDECREF(views)  # they may have memory of their own now
+        else:
+            self.put_back(views)
         jb_fp_leave(saved)
         return error
 
-    cdef int execute(self, JB_CallFrame* frame, cnp.npy_intp* iteration) except -1:
-        cdef Layout layout
-        cdef Views views
-        with cython.critical_section(self):  # of free-threaded Python
-            layout, views = self.layout, self.spare
-            self.spare = None  # a concurrent caller makes its own
-        if layout is None or not layout.matches(frame):
-            layout = self.learn(frame)
-        if views is None or views.layout is not layout:
-            views = Views(layout, self.keyword_values, self.keyword_names, self.wants_out)
+    cdef int execute(
+        self, JB_CallFrame* frame, PyObject** views, cnp.npy_intp* iteration
+    ) except -1:
+        if views[0] == NULL or not fits(views[0], frame):
+            Py_XDECREF(views[0])
+            views[0] = NULL
+            views[0] = self.views_of(frame)
         if self.guarded or is_watching():
-            self.loop_over_carefully(frame, layout, views, iteration)
+            self.loop_over_carefully(frame, <Views>views[0], iteration)
         else:
-            self.loop_over(frame, layout, views, iteration)
-        self.spare = views
+            self.loop_over(frame, <Views>views[0], iteration)
+        return 0
+
+    # The views that are kept between calls are handed on as pointers: Python's counters stall
+    # the processor if they go up and down within a few instructions.
+
+    cdef PyObject* take_views(self) noexcept:
+        """The views that are kept, if no concurrent caller has them."""
+        cdef PyObject* views
+        with cython.critical_section(self):  # of free-threaded Python
+            views = self.spare
+            self.spare = NULL
+        return views
+
+    cdef int put_back(self, PyObject* views) noexcept:
+        with cython.critical_section(self):
+            if self.spare == NULL:
+                self.spare = views
+                views = NULL
+        Py_XDECREF(views)
+        return 0
+
+    cdef PyObject* views_of(self, JB_CallFrame* frame) except NULL:
+        """New views, pointed to the buffers of a frame, whose layout is learnt if it is new."""
+        cdef Layout layout
+        with self.planning:  # several devices come at once, and there is one plan
+            layout = self.layout
+            if layout is None or not layout.describes(frame):
+                layout = self.layout = self.layout_of(frame)
+        views = Views(layout, self.keyword_names, self.wants_out)
+        fits(<PyObject*>views, frame)
+        Py_INCREF(views)
+        return <PyObject*>views
+
+    cdef int loop_over(
+        self, JB_CallFrame* frame, Views views, cnp.npy_intp* iteration
+    ) except -1:
+        cdef list copies = self.prepare(views)
+        self.iterate_all(frame, views, iteration)
+        if copies is not None:
+            finish(views.layout, copies)
         return 0
 
     cdef int loop_over_carefully(
-        self, JB_CallFrame* frame, Layout layout, Views views, cnp.npy_intp* iteration
+        self, JB_CallFrame* frame, Views views, cnp.npy_intp* iteration
     ) except -1:
         """As `loop_over`, refusing calls of JAX in between, and watched under `jaxbind.debug`.
 
@@ -228,55 +266,51 @@ cdef class CallSite(Site):
         either, is guarded no more: setting a guard costs as much as a call.
         """
         cdef int64_t began
-        watch = None
-        if is_watching():
-            whole = [self.whole_buffer(frame, layout, i) for i in range(layout.count)]
-            n = layout.operands
-            watch = watch_call(self.names, whole[:n], whole[n:], False)
+        cdef list copies = self.prepare(views)
+        watch = self.watched(frame, views, copies) if is_watching() else None
         enter, leave = self.guard or (None, None)
         before = enter() if enter is not None else None
         try:
             began = jb_now()
-            self.loop_over(frame, layout, views, iteration)
+            self.iterate_all(frame, views, iteration)
             if jb_now() - began < QUICK:
                 self.guarded = mentions_jax(self.function)
             if watch is not None:
-                watch.check(partial(self.once_more, Frame.of(frame), layout, views))
+                again = None if self.once else partial(self.once_more, Frame.of(frame), views)
+                watch.check(again)
         finally:
             if leave is not None:
                 leave(before)
+        if copies is not None:
+            finish(views.layout, copies)
         return 0
 
-    def once_more(self, Frame given, Layout layout, Views views):
+    def once_more(self, Frame given, Views views):
         cdef cnp.npy_intp iteration = 0
-        self.loop_over(given.frame, layout, views, &iteration)
+        self.iterate_all(given.frame, views, &iteration)
 
-    cdef object whole_buffer(self, JB_CallFrame* frame, Layout layout, int i):
-        """A buffer as one array, its memory's order aside."""
-        cdef JB_Buffer* buffer
-        if i < layout.operands:
-            buffer = operand(frame, i)
-        else:
-            buffer = result_buffer(frame, i - layout.operands)
-        shape = tuple([buffer.dims[a] for a in range(buffer.rank)])
-        strides = buffer_strides(shape, self.loop, layout.raw[i].itemsize, False)
-        array = new_view(layout.raw[i], shape, tuple(strides), True)
-        JB_SET_DATA(<PyObject*>array, <char*>buffer.data)
-        return array
+    cdef object watched(self, JB_CallFrame* frame, Views views, list copies):
+        """A watch over the memory that the function gets, whole."""
+        cdef Layout layout = views.layout
+        cdef int i
+        whole = []
+        for i in range(layout.count):
+            if copies is not None and copies[i] is not None:
+                whole.append(copies[i][1])
+            else:
+                whole.append(whole_buffer(jb_buffer(frame, layout.operands, i), layout.raw[i]))
+        return watch_call(
+            self.names, whole[:layout.operands], whole[layout.operands:], shares_memory(views))
 
-    cdef JB_Error* failed(self, JB_CallFrame* frame, cnp.npy_intp iteration) noexcept:
+    cdef JB_Error* failed(
+        self, JB_CallFrame* frame, PyObject* views, cnp.npy_intp iteration
+    ) noexcept:
         """Describe the exception that is set."""
         try:
             propagate()
         except BaseException as exception:
-            return self.report(frame, self.layout, iteration, exception)
+            return self.report(frame, views, iteration, exception)
         return NULL
-
-    cdef Layout learn(self, JB_CallFrame* frame):
-        with self.planning:  # several devices come at once, and there is one plan
-            if self.layout is None or not self.layout.matches(frame):
-                self.layout = self.layout_of(frame)
-            return self.layout
 
     cdef Layout layout_of(self, JB_CallFrame* frame):
         cdef JB_Buffer* buffer
@@ -284,10 +318,7 @@ cdef class CallSite(Site):
         cdef int64_t i, a
         specs = []
         for i in range(frame.args.size + frame.rets.size):
-            if i < frame.args.size:
-                buffer = operand(frame, i)
-            else:
-                buffer = result_buffer(frame, i - frame.args.size)
+            buffer = jb_buffer(frame, <int>frame.args.size, <int>i)
             flaw = jb_buffer_flaw(buffer)
             if flaw != NULL:
                 raise _errors.ContractError(f"got {flaw.decode()} from XLA")
@@ -299,51 +330,51 @@ cdef class CallSite(Site):
             )
         layout = Layout(
             specs, <int>frame.args.size, loop=self.loop, vectorized=self.vectorized,
-            fortran=self.fortran, seen=self.seen, declared=self.declared)
+            fortran=self.fortran, seen=self.seen, declared=self.declared, keywords=self.keywords)
         if self.make_plan is not None:
-            n = layout.operands
-            core = [
-                (tuple(shape[self.loop:]), layout.seen[i])
-                for i, (_, shape) in enumerate(layout.specs[:n])
-            ]
-            enter, leave = self.guard or (None, None)
-            before = enter() if enter is not None else None
-            try:
-                plan = self.make_plan(core)
-            finally:
-                if leave is not None:
-                    leave(before)
-            self.keywords = {**self.keywords, "plan": plan}
-            self.keyword_values = list(self.keywords.values())
+            layout.keywords = {**self.keywords, "plan": self.plan_for(layout)}
         return layout
 
-    cdef int loop_over(
-        self, JB_CallFrame* frame, Layout layout, Views views, cnp.npy_intp* iteration
-    ) except -1:
+    cdef object plan_for(self, Layout layout):
+        core = [
+            (tuple(shape[self.loop:]), layout.seen[i])
+            for i, (_, shape) in enumerate(layout.specs[:layout.operands])
+        ]
+        enter, leave = self.guard or (None, None)
+        before = enter() if enter is not None else None
+        try:
+            return self.make_plan(core)
+        finally:
+            if leave is not None:
+                leave(before)
+
+    cdef list prepare(self, Views views):
+        """Make results ready, and copies of what the function sees in another dtype."""
+        cdef Layout layout = views.layout
         cdef int i
-        cdef list copies = None
-        for i in range(layout.operands):
-            views.starts[i] = <char*>operand(frame, i).data
         for i in range(layout.operands, layout.count):
-            views.starts[i] = <char*>result_buffer(frame, i - layout.operands).data
             JB_ADVISE_HUGE(views.starts[i], layout.sizes_in_bytes[i])
-            if poison >= 0 and layout.sizes_in_bytes[i] > 0:
-                memset(views.starts[i], poison, layout.sizes_in_bytes[i])
+        copies = None
         if layout.converts:
             copies = [
                 None if layout.whole[i] is None else self.converted(layout, views, i)
                 for i in range(layout.count)
             ]
-        if self.threads == 1 or layout.iterations < 2:
-            self.iterate(layout, views, 0, layout.iterations, iteration)
-        else:
-            self.iterate_on_threads(frame, layout, views, iteration)
-        if copies is not None:
+        if poison >= 0 and not shares_memory(views):
             for i in range(layout.operands, layout.count):
-                if copies[i] is not None:
-                    raw, seen = copies[i]
-                    convert(raw, seen)
-        return 0
+                size = layout.sizes_in_bytes[i]
+                if copies is not None and copies[i] is not None:
+                    size = copies[i][1].nbytes
+                if size > 0:
+                    memset(views.starts[i], poison, size)
+        return copies
+
+    cdef int iterate_all(
+        self, JB_CallFrame* frame, Views views, cnp.npy_intp* iteration
+    ) except -1:
+        if self.threads == 1 or views.layout.iterations < 2:
+            return self.iterate(views.layout, views, 0, views.layout.iterations, iteration)
+        return self.iterate_on_threads(frame, views.layout, views, iteration)
 
     cdef int iterate(
         self, Layout layout, Views views, cnp.npy_intp begin, cnp.npy_intp end,
@@ -370,8 +401,6 @@ cdef class CallSite(Site):
             for i in range(layout.count):
                 if Py_REFCNT(views.items[i]) != 1:
                     self.check_released(views)
-                    break
-            for i in range(layout.count):
                 if JB_CHANGED(views.items[i], &views.marks[i]):
                     views.renew(i)
             for axis in range(layout.loop - 1, -1, -1):
@@ -405,7 +434,7 @@ cdef class CallSite(Site):
         if job.error != NULL:
             iteration[0] = job.iteration
             error = <object>job.error
-            Py_DECREF(error)
+            Py_DECREF(job.error)
             raise error
         return 0
 
@@ -420,7 +449,7 @@ cdef class CallSite(Site):
         enter, leave = self.guard if self.guarded else (None, None)
         before = enter() if enter is not None else None
         try:
-            views = Views(layout, self.keyword_values, self.keyword_names, self.wants_out)
+            views = Views(layout, self.keyword_names, self.wants_out)
             for i in range(layout.count):
                 views.starts[i] = given.starts[i]
             self.iterate(
@@ -476,7 +505,7 @@ cdef class CallSite(Site):
     cdef object call_nested(self, Views views):
         cdef int n = views.layout.operands
         cdef list operands = views.arrays[:n]
-        keywords = self.keywords
+        keywords = views.layout.keywords
         if self.wants_out and self.results == SINGLE:
             keywords = {**keywords, "out": views.arrays[n]}
         elif self.wants_out:
@@ -536,12 +565,12 @@ cdef class CallSite(Site):
                 elif array.dtype != layout.raw[i]:
                     raise _errors.wrong_dtype(
                         index, layout.count - layout.operands,
-                        _result.describe(value), self.wanted(layout, i))
+                        _result.describe(value), self.shown(layout, i))
         if not same_shape(array, view):
             if not (self.vectorized and broadcasts(array.shape, view.shape, self.loop)):
                 raise _errors.wrong_shape(
                     index, layout.count - layout.operands,
-                    _result.describe(value), self.wanted(layout, i))
+                    _result.describe(value), self.shown(layout, i))
         PyArray_CopyInto(<cnp.ndarray>view, <cnp.ndarray>array)
         return 0
 
@@ -556,7 +585,7 @@ cdef class CallSite(Site):
         if array is None or array.dtype.kind in "OSUMm":
             raise _errors.not_an_array(
                 index, layout.count - layout.operands, _result.describe(value),
-                self.wanted(layout, layout.operands + index))
+                self.shown(layout, layout.operands + index))
         if isinstance(value, (bool, int, float, complex, list, tuple)) and not isinstance(
             value, np.generic
         ):
@@ -566,47 +595,78 @@ cdef class CallSite(Site):
                 return np.asarray(value, view.dtype)
         return array
 
-    cdef str wanted(self, Layout layout, int i):
+    cdef str shown(self, Layout layout, int i):
         return f"{layout.seen[i]}[{','.join(map(str, layout.shapes[i]))}]"
 
     cdef int check_released(self, Views views) except -1:
         """Raise if the function still holds a view: its memory will soon be something else."""
-        cdef int i
         # a reference cycle holds nothing that anybody can reach; most are young
         for generation in (0, 2):
             gc.collect(generation)
-            if all([Py_REFCNT(views.items[i]) == 1 for i in range(views.layout.count)]):
+            kept = self.names_of_kept(views)
+            if not kept:
                 return 0
-        for i in range(views.layout.count):
-            if Py_REFCNT(views.items[i]) != 1:
-                n = views.layout.operands
-                name = self.names[i] if i < n else f"its result {i - n}"
-                raise _errors.kept_view(name)
-        return 0
+        raise _errors.kept_view(kept[0])
+
+    cdef list names_of_kept(self, Views views):
+        cdef int i, n = views.operands
+        return [
+            self.names[i] if i < n else f"its result {i - n}"
+            for i in range(views.count) if Py_REFCNT(views.items[i]) != 1
+        ]
 
     cdef JB_Error* report(
-        self, JB_CallFrame* frame, Layout layout, cnp.npy_intp iteration, exception
+        self, JB_CallFrame* frame, PyObject* views, cnp.npy_intp iteration, exception
     ) noexcept:
+        cdef Layout layout
+        operands = ["?"] * len(self.names)
+        kept = []
+        iterations = 1
         try:
-            operands = ["?"] * len(self.names)
-            iterations = 1
-            if layout is not None:
+            if views != NULL:
+                layout = (<Views>views).layout
                 iterations = layout.iterations
-                operands = [
-                    f"{layout.seen[i]}[{','.join(map(str, layout.shapes[i]))}]"
-                    for i in range(layout.operands)
-                ]
-            code, text = _errors.message(
-                self.label, self.names, operands, iteration, iterations, exception)
-            encoded = text.encode("utf-8", "replace").replace(b"\0", b"?")
-            _errors.remember(exception, encoded.decode("utf-8"))
-            return make_error(frame, code, encoded)
+                operands = [self.shown(layout, i) for i in range(layout.operands)]
+                _errors.let_go(exception)
+                kept = self.names_of_kept(<Views>views)
+                (<Views>views).let_go()
         except BaseException:
-            return make_error(frame, 13, b"jaxbind: a call failed, and so did describing why")
+            pass  # the exception is worth more than what surrounds it
+        return tell(
+            frame, self.label, self.names, operands, iteration, iterations, exception, kept)
 
 
-cdef int execute_or_raise(CallSite site, JB_CallFrame* frame, cnp.npy_intp* iteration) except -1:
-    return site.execute(frame, iteration)
+cdef inline bint fits(PyObject* views, JB_CallFrame* frame) noexcept:
+    """Point views to the buffers of a frame, if these are as they were made for."""
+    return jb_fits(
+        (<Views>views).known, (<Views>views).operands, (<Views>views).count, frame,
+        (<Views>views).starts)
+
+
+cdef bint shares_memory(Views views) noexcept:
+    """Whether a result begins with what an operand holds, as `aliases` have it."""
+    cdef int i, j
+    for i in range(views.operands, views.count):
+        for j in range(views.operands):
+            if views.starts[i] == views.starts[j] and views.layout.sizes_in_bytes[i] > 0:
+                return True
+    return False
+
+
+cdef int finish(Layout layout, list copies) except -1:
+    """Convert results back."""
+    cdef int i
+    for i in range(layout.operands, layout.count):
+        if copies[i] is not None:
+            raw, seen = copies[i]
+            convert(raw, seen)
+    return 0
+
+
+cdef int execute_or_raise(
+    CallSite site, JB_CallFrame* frame, PyObject** views, cnp.npy_intp* iteration
+) except -1:
+    return site.execute(frame, views, iteration)
 
 
 cdef int propagate() except -1:
@@ -616,7 +676,7 @@ cdef int propagate() except -1:
 
 # Called through a pointer without exceptions, so that `run` needs no `try`: saving the thread's
 # exception state would cost a tenth of a call. -1 says that one is set.
-ctypedef int (*execute_function)(CallSite, JB_CallFrame*, cnp.npy_intp*) noexcept
+ctypedef int (*execute_function)(CallSite, JB_CallFrame*, PyObject**, cnp.npy_intp*) noexcept
 cdef execute_function execute_site = <execute_function>execute_or_raise
 
 

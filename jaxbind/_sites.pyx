@@ -9,19 +9,20 @@
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport int64_t
+
+import time
+
+from jaxbind import _errors
 
 from jaxbind._frame cimport (
     answered_metadata,
-    enter_call,
     get_state,
-    is_leaving,
     jb_fp_enter,
     jb_fp_leave,
     jb_fpenv,
     jb_frame_flaw,
-    leave_call,
     make_error,
-    refuse,
     set_state,
     string_attribute,
 )
@@ -29,11 +30,24 @@ from jaxbind._abi cimport (
     JB_ByteSpan,
     JB_CallFrame,
     JB_Error,
+    JB_Error_Code_CANCELLED,
+    JB_Error_Code_INTERNAL,
+    JB_Error_Code_INVALID_ARGUMENT,
+    JB_Error_Code_NOT_FOUND,
     JB_ExecutionStage_EXECUTE,
     JB_ExecutionStage_INSTANTIATE,
     JB_TypeId,
     JB_TypeInfo,
 )
+
+cdef extern from "_flight.h":
+    bint jb_enter_call() noexcept nogil
+    void jb_leave_call() noexcept nogil
+    bint jb_is_leaving() noexcept nogil
+    void jb_set_leaving() noexcept nogil
+    void jb_keep_strays_waiting() noexcept nogil
+    long jb_count() noexcept nogil
+    void jb_forget_calls() noexcept nogil
 
 
 cdef class Site:
@@ -61,6 +75,30 @@ cdef object watch_call(list names, list operands, list results, bint shared):
     return watching(names, operands, results, shared, watch_finite)
 
 
+cdef class Frame:
+
+    @staticmethod
+    cdef Frame of(JB_CallFrame* frame):
+        cdef Frame made = Frame()
+        made.frame = frame
+        return made
+
+
+cdef JB_Error* tell(
+    JB_CallFrame* frame, str label, list names, list operands, int64_t iteration,
+    int64_t iterations, exception, list kept,
+) noexcept:
+    try:
+        code, text = _errors.message(
+            label, names, operands, iteration, iterations, exception, kept)
+        encoded = text.encode("utf-8", "replace").replace(b"\0", b"?")
+        _errors.remember(exception, encoded.decode("utf-8"))
+        return make_error(frame, code, encoded)
+    except BaseException:
+        return make_error(
+            frame, JB_Error_Code_INTERNAL, b"jaxbind: a call failed, and so did describing why")
+
+
 def set_debug(watch, bint finite):
     """Have calls watched by this class (``None``: not); returns what was set before."""
     global watching, watch_finite, watched
@@ -69,8 +107,39 @@ def set_debug(watch, bint finite):
     return before
 
 
+cdef JB_Error* unsound(JB_CallFrame* frame, const char* text) noexcept nogil:
+    return make_error(frame, JB_Error_Code_INVALID_ARGUMENT, text)
+
+
 cdef JB_Error* not_made(JB_CallFrame* frame, SiteHead* head) noexcept nogil:
-    return make_error(frame, 13, b"jaxbind: a call site that was not finished")
+    return make_error(frame, JB_Error_Code_INTERNAL, b"jaxbind: a call site that was not finished")
+
+
+REFUSED = "jaxbind: the interpreter is leaving"
+cdef bytes refused = REFUSED.encode()
+cdef const char* refused_text = refused
+
+
+cdef JB_Error* refuse(JB_CallFrame* frame) noexcept nogil:
+    return make_error(frame, JB_Error_Code_CANCELLED, refused_text)
+
+
+def drain():
+    """Refuse new calls and wait, without the GIL, until those in flight have ended.
+
+    Runs when the interpreter leaves: a call that took the GIL after that would hang or abort
+    the process.
+    """
+    jb_set_leaving()
+    jb_keep_strays_waiting()
+    time.sleep(0.001)
+    while jb_count() > 0:
+        time.sleep(0.0005)
+
+
+def forget_calls():
+    """In a child of fork, which has not the threads of its parent's calls."""
+    jb_forget_calls()
 
 
 cdef JB_TypeId site_type_id
@@ -87,15 +156,15 @@ cdef JB_Error* instantiate(JB_CallFrame* frame) noexcept nogil:
     if answered_metadata(frame, &site_type_id):
         return NULL
     if jb_frame_flaw(frame) != NULL or frame.api == NULL:
-        return make_error(frame, 3, b"jaxbind: a call frame that cannot be read")
+        return unsound(frame, b"jaxbind: a call frame that cannot be read")
     if frame.stage != JB_ExecutionStage_INSTANTIATE:
-        return make_error(frame, 3, b"jaxbind: a call site is made at the instantiate stage only")
-    if not enter_call():
+        return unsound(frame, b"jaxbind: a call site is made at the instantiate stage only")
+    if not jb_enter_call():
         return refuse(frame)
     cdef jb_fpenv saved = jb_fp_enter()  # subnormal static parameters stay what they are
     cdef JB_Error* error = instantiate_site(frame)
     jb_fp_leave(saved)
-    leave_call()
+    jb_leave_call()
     return error
 
 
@@ -105,13 +174,14 @@ cdef JB_Error* instantiate_site(JB_CallFrame* frame) noexcept with gil:
     cdef JB_Error* error
     cdef Site site
     if name == NULL or text == NULL:
-        return make_error(frame, 3, b"jaxbind: a call site without name or site")
+        return unsound(frame, b"jaxbind: a call site without name or site")
     try:
         site = open_site(
             name.ptr[:name.len].decode("utf-8"), text.ptr[:text.len].decode("utf-8"))
     except BaseException as exception:
         message = f"jaxbind: cannot find the function of a call site: {exception}"
-        return make_error(frame, 5, message.encode("utf-8", "replace").replace(b"\0", b"?"))
+        encoded = message.encode("utf-8", "replace").replace(b"\0", b"?")
+        return make_error(frame, JB_Error_Code_NOT_FOUND, encoded)
     error = set_state(frame, &site_type_id, <void*>&site.head)
     if error == NULL:
         Py_INCREF(site)  # XLA's reference, which `drop_site` gives back
@@ -119,7 +189,7 @@ cdef JB_Error* instantiate_site(JB_CallFrame* frame) noexcept with gil:
 
 
 cdef void drop_site(void* state) noexcept nogil:
-    if not is_leaving():  # then nobody may take the GIL any more
+    if not jb_is_leaving():  # then nobody may take the GIL any more
         release_site(<SiteHead*>state)
 
 
@@ -133,19 +203,19 @@ cdef JB_Error* execute(JB_CallFrame* frame) noexcept nogil:
     if answered_metadata(frame, &site_type_id):
         return NULL
     if jb_frame_flaw(frame) != NULL or frame.api == NULL:
-        return make_error(frame, 3, b"jaxbind: a call frame that cannot be read")
+        return unsound(frame, b"jaxbind: a call frame that cannot be read")
     if frame.stage != JB_ExecutionStage_EXECUTE:
-        return make_error(frame, 3, b"jaxbind: a call happens at the execute stage only")
-    if not enter_call():
+        return unsound(frame, b"jaxbind: a call happens at the execute stage only")
+    if not jb_enter_call():
         return refuse(frame)
     error = get_state(frame, &site_type_id, &state)
     if error == NULL and state == NULL:
-        error = make_error(frame, 13, b"jaxbind: a call site that was not made")
+        error = make_error(frame, JB_Error_Code_INTERNAL, b"jaxbind: a call site that was not made")
     elif error == NULL and (<SiteHead*>state).tokens:
         error = execute_in_order(frame, <SiteHead*>state)
     elif error == NULL:
         error = (<SiteHead*>state).execute(frame, <SiteHead*>state)
-    leave_call()
+    jb_leave_call()
     return error
 
 
@@ -153,7 +223,7 @@ cdef JB_Error* execute_in_order(JB_CallFrame* frame, SiteHead* head) noexcept no
     """Without the token that is the last operand, and the last result: it carries no data."""
     cdef JB_CallFrame inner = frame[0]
     if inner.args.size < 1 or inner.rets.size < 1:
-        return make_error(frame, 3, b"jaxbind: an ordered call without a token")
+        return unsound(frame, b"jaxbind: an ordered call without a token")
     inner.struct_size = min(inner.struct_size, sizeof(JB_CallFrame))
     inner.args.size -= 1
     inner.rets.size -= 1

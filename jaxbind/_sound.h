@@ -1,7 +1,7 @@
 /* Whether a call frame can be read at all. XLA's always can; what cannot must end in an error.
 
    `jb_frame_flaw` is asked at every call, `jb_buffer_flaw` where a layout is seen for the first
-   time: later ones are compared with it. Both give a text, or NULL. */
+   time: later ones are compared with it by `jb_fits`. The first two give a text, or NULL. */
 
 #ifndef JAXBIND_SOUND_H_
 #define JAXBIND_SOUND_H_
@@ -39,9 +39,31 @@ static inline const char *jb_buffer_flaw(const JB_Buffer *buffer) {
   return NULL;
 }
 
-/* Whether a buffer whose type and rank are known may have its dimensions compared. */
-static inline int jb_is_there(const JB_Buffer *buffer, int64_t bytes) {
-  return (buffer->rank == 0 || buffer->dims != NULL) && (bytes == 0 || buffer->data != NULL);
+/* The buffer descriptor of operand or result `i`, operands first; NULL if XLA passes something else. */
+static inline JB_Buffer *jb_buffer(const JB_CallFrame *frame, int operands, int i) {
+  if (i < operands) {
+    return frame->args.types[i] == JB_ArgType_BUFFER ? (JB_Buffer *)frame->args.args[i] : NULL;
+  }
+  i -= operands;
+  return frame->rets.types[i] == JB_RetType_BUFFER ? (JB_Buffer *)frame->rets.rets[i] : NULL;
+}
+
+/* Whether the buffers of a frame are as they were when its call site was first executed; fills in
+   where they start. `known` holds for each its type, its rank, its size in bytes and its
+   dimensions. */
+static inline int jb_fits(
+    const int64_t *known, int operands, int buffers, const JB_CallFrame *frame, char **starts) {
+  if (frame->args.size != operands || frame->rets.size != buffers - operands) return 0;
+  for (int i = 0; i < buffers; i++) {
+    const JB_Buffer *b = jb_buffer(frame, operands, i);
+    if (b == NULL || (int64_t)b->dtype != known[0] || b->rank != known[1]) return 0;
+    if ((b->rank > 0 && b->dims == NULL) || (known[2] > 0 && b->data == NULL)) return 0;
+    known += 3;
+    for (int64_t a = 0; a < b->rank; a++)
+      if (b->dims[a] != *known++) return 0;
+    starts[i] = (char *)b->data;
+  }
+  return 1;
 }
 
 #endif

@@ -6,7 +6,8 @@ from libc.stdint cimport int64_t
 
 cimport numpy as cnp
 
-from jaxbind._abi cimport JB_CallFrame
+from jaxbind._abi cimport JB_Buffer, JB_CallFrame
+
 
 cdef extern from *:
     """
@@ -18,7 +19,7 @@ cdef extern from *:
                ((PyArrayObject_fields *)(other))->strides, \
                ((PyArrayObject_fields *)(array))->nd * sizeof(npy_intp))
 
-    /* What a function could change in a view that the next call gets again: `x.shape = ...`. */
+    /* What a function could do to a view that the next call gets again: `x.shape = ...`. */
     typedef struct {
         int nd, flags;
         PyArray_Descr *descr;
@@ -37,7 +38,10 @@ cdef extern from *:
         PyArrayObject_fields *a = (PyArrayObject_fields *)array;
         if (a->nd != mark->nd || a->flags != mark->flags || a->descr != mark->descr
             || a->dimensions != mark->dimensions) return 1;
-        return a->nd && memcmp(mark->sizes, a->dimensions, 2 * a->nd * sizeof(npy_intp)) != 0;
+        if (a->weakreflist != NULL) return 1; /* weak references to it must die, as NumPy's would */
+        for (int i = 0; i < 2 * a->nd; i++)
+            if (mark->sizes[i] != a->dimensions[i]) return 1;
+        return 0;
     }
     """
     ctypedef struct JB_Mark:
@@ -54,20 +58,21 @@ cdef class Layout:
     cdef list raw, seen  # dtype of the buffer; dtype that the function sees
     cdef list shapes, steps  # shape and strides of the view that the function gets
     cdef list whole  # for a converted buffer: (shape, strides of the raw buffer), else None
-    cdef int* codes
-    cdef int64_t* ranks
-    cdef int64_t** dims
+    cdef int64_t* known  # what `jb_fits` compares
     cdef size_t* sizes_in_bytes
     cdef cnp.npy_intp* sizes  # of the loop dimensions that the handler loops over
     cdef cnp.npy_intp* strides
     cdef cnp.npy_intp iterations
     cdef bint converts  # whether any buffer is
+    cdef dict keywords  # that the function gets: static parameters, a plan
 
-    cdef bint matches(self, JB_CallFrame* frame) noexcept nogil
+    cdef bint describes(self, JB_CallFrame* frame) except -1
 
 
 cdef class Views:
     cdef Layout layout
+    cdef const int64_t* known  # these three as in the layout
+    cdef int operands, count
     cdef list arrays
     cdef list keyword_values
     cdef PyObject** items  # borrowed from ``arrays``
@@ -88,3 +93,6 @@ cdef list buffer_strides(shape, Py_ssize_t loop, Py_ssize_t itemsize, bint fortr
 
 # An array over memory that is set later (`JB_SET_DATA`) and not owned.
 cdef object new_view(cnp.dtype dtype, tuple shape, tuple strides, bint writeable)
+
+# A buffer as one array, in the order of its memory.
+cdef object whole_buffer(JB_Buffer* buffer, cnp.dtype dtype)

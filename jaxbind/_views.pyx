@@ -9,7 +9,6 @@ from cpython.ref cimport Py_INCREF
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp
 
 cimport numpy as cnp
 
@@ -17,8 +16,9 @@ import numpy as np
 
 from jaxbind import _dtypes, _errors
 
-from jaxbind._frame cimport jb_is_there, operand, result as result_buffer
 from jaxbind._abi cimport JB_Buffer, JB_CallFrame
+from jaxbind._frame cimport jb_fits
+
 
 cnp.import_array()
 
@@ -42,58 +42,37 @@ cdef class Layout:
     """
 
     def __cinit__(self):
-        self.codes = NULL
-        self.ranks = NULL
-        self.dims = NULL
+        self.known = NULL
         self.sizes_in_bytes = NULL
         self.sizes = NULL
         self.strides = NULL
 
     def __dealloc__(self):
-        cdef int i
-        if self.dims != NULL:
-            for i in range(self.count):
-                free(self.dims[i])
-        free(self.dims)
-        free(self.codes)
-        free(self.ranks)
+        free(self.known)
         free(self.sizes_in_bytes)
         free(self.sizes)
         free(self.strides)
 
     def __init__(
         self, list specs, int operands, *, Py_ssize_t loop, bint vectorized, bint fortran,
-        list seen, list declared,
+        list seen, list declared, dict keywords,
     ):
-        cdef int i, a
+        cdef int i, a, at = 0
         self.specs = specs
+        self.keywords = keywords
         self.count = len(specs)
         self.operands = operands
         self.loop = 0 if vectorized else loop
-        self.codes = <int*>malloc((self.count + 1) * sizeof(int))
-        self.ranks = <int64_t*>malloc((self.count + 1) * sizeof(int64_t))
-        self.dims = <int64_t**>malloc((self.count + 1) * sizeof(int64_t*))
+        self.known = <int64_t*>malloc(
+            (sum([3 + len(shape) for _, shape in specs]) + 1) * sizeof(int64_t))
         self.sizes_in_bytes = <size_t*>malloc((self.count + 1) * sizeof(size_t))
         self.sizes = <cnp.npy_intp*>malloc((self.loop + 1) * sizeof(cnp.npy_intp))
         self.strides = <cnp.npy_intp*>malloc((self.count * self.loop + 1) * sizeof(cnp.npy_intp))
-        if not (
-            self.codes and self.ranks and self.dims and self.sizes_in_bytes and self.sizes
-            and self.strides
-        ):
-            self.count = 0
+        if not (self.known and self.sizes_in_bytes and self.sizes and self.strides):
             raise MemoryError
-        for i in range(self.count):
-            self.dims[i] = NULL
         self.raw, self.seen, self.shapes, self.steps, self.whole = [], [], [], [], []
         full = [1] * loop
         for i, (code, shape) in enumerate(specs):
-            self.codes[i] = code
-            self.ranks[i] = len(shape)
-            self.dims[i] = <int64_t*>malloc((len(shape) + 1) * sizeof(int64_t))
-            if self.dims[i] == NULL:
-                raise MemoryError
-            for a in range(len(shape)):
-                self.dims[i][a] = shape[a]
             if len(shape) < loop:
                 raise _errors.ContractError(f"got a buffer of rank {len(shape)} for {loop} loops")
             for a in range(loop):
@@ -108,6 +87,9 @@ cdef class Layout:
             self.sizes_in_bytes[i] = raw.itemsize
             for a in range(len(shape)):
                 self.sizes_in_bytes[i] *= <size_t>shape[a]
+            for fact in (code, len(shape), self.sizes_in_bytes[i], *shape):
+                self.known[at] = fact
+                at += 1
             known = seen[i] if i < operands else declared[i - operands]
             known = raw if known is None else known
             self.raw.append(raw)
@@ -127,26 +109,14 @@ cdef class Layout:
             self.sizes[a] = full[a]
             self.iterations *= full[a]
 
-    cdef bint matches(self, JB_CallFrame* frame) noexcept nogil:
-        cdef int i
-        cdef JB_Buffer* buffer
-        if frame.args.size != self.operands or frame.rets.size != self.count - self.operands:
-            return False
-        for i in range(self.count):
-            if i < self.operands:
-                buffer = operand(frame, i)
-            else:
-                buffer = result_buffer(frame, i - self.operands)
-            if (
-                buffer == NULL
-                or <int>buffer.dtype != self.codes[i]
-                or buffer.rank != self.ranks[i]
-                or not jb_is_there(buffer, <int64_t>self.sizes_in_bytes[i])
-                or buffer.rank > 0 and memcmp(
-                    buffer.dims, self.dims[i], buffer.rank * sizeof(int64_t)) != 0
-            ):
-                return False
-        return True
+    cdef bint describes(self, JB_CallFrame* frame) except -1:
+        """Whether the buffers of a frame are as these."""
+        cdef char** starts = <char**>malloc((self.count + 1) * sizeof(char*))
+        if starts == NULL:
+            raise MemoryError
+        cdef bint same = jb_fits(self.known, self.operands, self.count, frame, starts)
+        free(starts)
+        return same
 
 
 cdef list buffer_strides(shape, Py_ssize_t loop, Py_ssize_t itemsize, bint fortran):
@@ -183,9 +153,11 @@ cdef class Views:
         free(self.starts)
         free(self.index)
 
-    def __init__(self, Layout layout, list keyword_values, tuple keyword_names, bint wants_out):
+    def __init__(self, Layout layout, tuple keyword_names, bint wants_out):
+        cdef list keyword_values = list(layout.keywords.values())
         cdef int i, extra = len(keyword_values) + 1
         self.layout = layout
+        self.known, self.operands, self.count = layout.known, layout.operands, layout.count
         self.arrays = []
         self.keyword_values = keyword_values  # ``argv`` points to them
         self.items = <PyObject**>malloc((layout.count + 1) * sizeof(PyObject*))
@@ -269,4 +241,13 @@ cdef object new_view(cnp.dtype dtype, tuple shape, tuple strides, bint writeable
         cnp.ndarray, dtype, rank, dims, steps, placeholder, cnp.NPY_ARRAY_WRITEABLE, None)
     if not writeable:
         PyArray_CLEARFLAGS(<cnp.ndarray>array, cnp.NPY_ARRAY_WRITEABLE)
+    return array
+
+
+cdef object whole_buffer(JB_Buffer* buffer, cnp.dtype dtype):
+    """A buffer as one array, in the order of its memory."""
+    shape = tuple([buffer.dims[a] for a in range(buffer.rank)])
+    strides = buffer_strides(shape, 0, dtype.itemsize, False)
+    array = new_view(dtype, shape, tuple(strides), True)
+    JB_SET_DATA(<PyObject*>array, <char*>buffer.data)
     return array
