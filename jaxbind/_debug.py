@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ def debug(*, finite: bool = False) -> Iterator[None]:
     Raises:
       jax.errors.JaxRuntimeError: in the block, of a call that broke its contract.
     """
-    held = _sites.set_debug(Watch, finite)
+    _enter(finite)
     try:
         yield
         found = _wait()
@@ -44,9 +45,25 @@ def debug(*, finite: bool = False) -> Iterator[None]:
         _wait()
         raise
     finally:
-        _sites.set_debug(*held)
+        _leave(finite)
     if found is not None:
         raise found
+
+
+_blocks: list[bool] = []  # that are open, in whatever threads, and whether they want finite results
+_changing = threading.Lock()
+
+
+def _enter(finite: bool) -> None:
+    with _changing:
+        _blocks.append(finite)
+        _sites.set_debug(Watch, any(_blocks))
+
+
+def _leave(finite: bool) -> None:
+    with _changing:
+        _blocks.remove(finite)
+        _sites.set_debug(Watch if _blocks else None, any(_blocks))
 
 
 def _wait() -> Exception | None:
@@ -157,8 +174,8 @@ def _checksum(x: np.ndarray) -> int:
 
 def _filled(x: np.ndarray, byte: int) -> np.ndarray:
     """Which elements consist of this byte alone."""
-    raw = _bytes(x).reshape(*x.shape, x.dtype.itemsize)
-    return np.all(raw == byte, axis=-1)
+    raw = _bytes(x).reshape(x.size, x.dtype.itemsize)
+    return np.all(raw == byte, axis=-1).reshape(x.shape)
 
 
 def _wide(x: np.ndarray) -> type:

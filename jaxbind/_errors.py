@@ -53,13 +53,18 @@ def remember(error: BaseException, text: str) -> None:
     _last, _told = error, text
 
 
+#: attributes of Python's own exceptions that hold what they are about
+_SLOTS = ("obj", "value", "code")
+
+
 def let_go(error: BaseException) -> None:
     """Take the views of JAX's memory out of an exception and the frames of its traceback."""
     for each in _chain(error):
         traceback.clear_frames(each.__traceback__)
         with contextlib.suppress(Exception):  # whatever a user's class does
             each.args = _without_views(each.args)
-            for name, value in list(vars(each).items()):
+            held = {name: getattr(each, name) for name in _SLOTS if hasattr(each, name)}
+            for name, value in (held | vars(each)).items():
                 setattr(each, name, _without_views(value))
 
 
@@ -209,6 +214,13 @@ def not_an_array(index: int, count: int, got: Any, wanted: str) -> ContractError
     return ContractError(
         f"returned {got} for {_result(index, count)}; it must return an array: {wanted}."
         " (A function that writes in place has a parameter called out)"
+    )
+
+
+def replaced_in_out(where: str) -> ContractError:
+    return ContractError(
+        f"replaced out{where}, which holds JAX's memory, so that its result is not written; write"
+        f" into it: out{where}[...] = ..."
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from jaxbind import _jax, _sites
+from jaxbind import _jax, _pycall, _sites
 
 _refused = False
 
@@ -31,6 +31,7 @@ def _in_child() -> None:
     global _refused
     _refused = _refused or _jax.runtime_has_started()
     _sites.forget_calls()
+    _pycall.enter_child()
 
 
 if hasattr(os, "register_at_fork"):

@@ -3,7 +3,8 @@
 A function that calls JAX while it runs can block the runtime for ever, and is refused by a guard
 that costs as much as a short call. It is left out for functions whose code, with that of the
 functions that it calls by name, does not mention JAX; a function that hides it (in a module of
-its own that is reached by an attribute of an object, say) is guarded in its first calls only.
+its own that is reached by an attribute of an object, say) is guarded in its first calls, in every
+64th, and in all after one that was slow.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ def _reached(value: Any) -> list[Any]:
         return [*cells, *reached, *defaults, *(f for f in inner if _is_python(f))]
     if isinstance(value, (tuple, list)):
         return list(value[:20])
+    if isinstance(value, dict):
+        return list(value.values())[:20]
     if isinstance(value, type) or type(value).__module__ in ("builtins", "numpy"):
         return []
     if isinstance(value, functools.partial):

@@ -56,6 +56,33 @@ cdef extern from "Python.h":
 cdef extern from "numpy/arrayobject.h":
     int PyArray_CopyInto(cnp.ndarray destination, cnp.ndarray source) except -1
 
+cdef extern from *:
+    """
+    /* Views that wait for the next call. With the GIL no two threads are here at once. */
+    static inline PyObject *jb_take(PyObject **spare) {
+    #ifdef Py_GIL_DISABLED
+        return __atomic_exchange_n(spare, NULL, __ATOMIC_ACQ_REL);
+    #else
+        PyObject *views = *spare;
+        *spare = NULL;
+        return views;
+    #endif
+    }
+    static inline void jb_put_back(PyObject **spare, PyObject *views) {
+    #ifdef Py_GIL_DISABLED
+        views = __atomic_exchange_n(spare, views, __ATOMIC_ACQ_REL);
+    #else
+        PyObject *other = *spare;
+        *spare = views;
+        views = other;
+    #endif
+        Py_XDECREF(views);
+    }
+    """
+    PyObject* jb_take(PyObject** spare) noexcept
+    void jb_put_back(PyObject** spare, PyObject* views) noexcept
+
+
 # The byte with which results are filled before each call, negative for none.
 cdef int poison = -1
 
@@ -123,6 +150,19 @@ cdef object build(template, list leaves):
 # A call that is quicker than this, in nanoseconds, has not called JAX.
 cdef int64_t QUICK = 5000
 
+# And after as many calls it is looked at again.
+cdef enum:
+    OFTEN = 1024
+
+# Locks of a process that was forked may be held by threads that are not in its child.
+cdef long process = 0
+
+
+def enter_child():
+    """Forget, in a child of fork, which locks were held."""
+    global process
+    process += 1
+
 
 cdef class CallSite(Site):
     """One call site of a compiled program: a function, and how it is called."""
@@ -136,7 +176,10 @@ cdef class CallSite(Site):
     cdef int loop
     cdef int64_t threads
     cdef object guard, make_plan, planning
-    cdef bint guarded, once
+    cdef bint guarded, once, pushes
+    cdef object naming  # whether the function's code names JAX, None before anybody has asked
+    cdef unsigned int calls
+    cdef long process
     cdef Shape arguments, results
     cdef Layout layout  # of the latest kind of buffers; `planning` guards it
     cdef PyObject* spare  # `Views`, owned
@@ -151,6 +194,7 @@ cdef class CallSite(Site):
         self, *, function, str label, list names, dict keywords, bint wants_out, int loop,
         bint vectorized, bint fortran, tree, result, bint unwrap, bint rule, tuple kept, list seen,
         list declared, int threads=1, tuple guard=(), make_plan=None, bint once=False,
+        bint pushes=False,
     ):
         self.head.execute = execute_python
         if make_plan is not None:
@@ -167,7 +211,8 @@ cdef class CallSite(Site):
         self.guarded = bool(guard)
         self.make_plan = make_plan
         self.once = once
-        self.planning = threading.RLock()
+        self.pushes = pushes
+        self.planning, self.process = threading.RLock(), process
         self.vectorized = vectorized
         self.fortran = fortran
         self.tree = tree
@@ -195,12 +240,12 @@ cdef class CallSite(Site):
         cdef jb_fpenv saved = jb_fp_enter()
         cdef JB_Error* error = NULL
         cdef cnp.npy_intp iteration = 0
-        cdef PyObject* views = self.take_views()
+        cdef PyObject* views = jb_take(&self.spare)  # a concurrent caller makes its own
         if execute_site(self, frame, &views, &iteration) < 0:
             error = self.failed(frame, views, iteration)
             Py_XDECREF(views)  # they may have memory of their own now
         else:
-            self.put_back(views)
+            jb_put_back(&self.spare, views)
         jb_fp_leave(saved)
         return error
 
@@ -211,34 +256,22 @@ cdef class CallSite(Site):
             Py_XDECREF(views[0])
             views[0] = NULL
             views[0] = self.views_of(frame)
-        if self.guarded or is_watching():
+        self.calls += 1
+        if self.guarded or is_watching() or self.calls % OFTEN == 0:
             self.loop_over_carefully(frame, <Views>views[0], iteration)
         else:
             self.loop_over(frame, <Views>views[0], iteration)
         return 0
 
-    # The views that are kept between calls are handed on as pointers: Python's counters stall
-    # the processor if they go up and down within a few instructions.
-
-    cdef PyObject* take_views(self) noexcept:
-        """The views that are kept, if no concurrent caller has them."""
-        cdef PyObject* views
-        with cython.critical_section(self):  # of free-threaded Python
-            views = self.spare
-            self.spare = NULL
-        return views
-
-    cdef int put_back(self, PyObject* views) noexcept:
-        with cython.critical_section(self):
-            if self.spare == NULL:
-                self.spare = views
-                views = NULL
-        Py_XDECREF(views)
-        return 0
+    # The views that are kept between calls are handed on as pointers, and what every call asks of
+    # them is in their C fields: a reference counter that goes up and down within a few
+    # instructions stalls the processor.
 
     cdef PyObject* views_of(self, JB_CallFrame* frame) except NULL:
         """New views, pointed to the buffers of a frame, whose layout is learnt if it is new."""
         cdef Layout layout
+        if self.process != process:
+            self.planning, self.process = threading.RLock(), process
         with self.planning:  # several devices come at once, and there is one plan
             layout = self.layout
             if layout is None or not layout.describes(frame):
@@ -263,7 +296,7 @@ cdef class CallSite(Site):
         """As `loop_over`, refusing calls of JAX in between, and watched under `jaxbind.debug`.
 
         A function that is quick enough not to have called JAX, and whose code does not name it
-        either, is guarded no more: setting a guard costs as much as a call.
+        either, is guarded now and then only: setting a guard costs as much as a call.
         """
         cdef int64_t began
         cdef list copies = self.prepare(views)
@@ -273,8 +306,8 @@ cdef class CallSite(Site):
         try:
             began = jb_now()
             self.iterate_all(frame, views, iteration)
-            if jb_now() - began < QUICK:
-                self.guarded = mentions_jax(self.function)
+            if self.guard:
+                self.guarded = jb_now() - began >= QUICK or self.names_jax()
             if watch is not None:
                 again = None if self.once else partial(self.once_more, Frame.of(frame), views)
                 watch.check(again)
@@ -284,6 +317,11 @@ cdef class CallSite(Site):
         if copies is not None:
             finish(views.layout, copies)
         return 0
+
+    cdef bint names_jax(self) except -1:
+        if self.naming is None:
+            self.naming = mentions_jax(self.function)
+        return self.naming
 
     def once_more(self, Frame given, Views views):
         cdef cnp.npy_intp iteration = 0
@@ -344,25 +382,27 @@ cdef class CallSite(Site):
         before = enter() if enter is not None else None
         try:
             return self.make_plan(core)
+        except BaseException as error:
+            error.add_note(f"raised in the function given to {self.label}.def_plan")
+            raise
         finally:
             if leave is not None:
                 leave(before)
 
     cdef list prepare(self, Views views):
         """Make results ready, and copies of what the function sees in another dtype."""
-        cdef Layout layout = views.layout
         cdef int i
-        for i in range(layout.operands, layout.count):
-            JB_ADVISE_HUGE(views.starts[i], layout.sizes_in_bytes[i])
+        for i in range(views.operands, views.count):
+            JB_ADVISE_HUGE(views.starts[i], views.sizes_in_bytes[i])
         copies = None
-        if layout.converts:
+        if views.converts:
             copies = [
-                None if layout.whole[i] is None else self.converted(layout, views, i)
-                for i in range(layout.count)
+                None if views.layout.whole[i] is None else self.converted(views.layout, views, i)
+                for i in range(views.count)
             ]
         if poison >= 0 and not shares_memory(views):
-            for i in range(layout.operands, layout.count):
-                size = layout.sizes_in_bytes[i]
+            for i in range(views.operands, views.count):
+                size = views.sizes_in_bytes[i]
                 if copies is not None and copies[i] is not None:
                     size = copies[i][1].nbytes
                 if size > 0:
@@ -372,47 +412,46 @@ cdef class CallSite(Site):
     cdef int iterate_all(
         self, JB_CallFrame* frame, Views views, cnp.npy_intp* iteration
     ) except -1:
-        if self.threads == 1 or views.layout.iterations < 2:
-            return self.iterate(views.layout, views, 0, views.layout.iterations, iteration)
+        if self.threads == 1 or views.iterations < 2:
+            return self.iterate(views, 0, views.iterations, iteration)
         return self.iterate_on_threads(frame, views.layout, views, iteration)
 
     cdef int iterate(
-        self, Layout layout, Views views, cnp.npy_intp begin, cnp.npy_intp end,
-        cnp.npy_intp* iteration
+        self, Views views, cnp.npy_intp begin, cnp.npy_intp end, cnp.npy_intp* iteration
     ) except -1:
         """Call the function for iterations ``begin`` to ``end - 1`` over its loop dimensions."""
         cdef int i, axis
         cdef cnp.npy_intp done, rest = begin
         cdef char** bases = views.bases
         cdef cnp.npy_intp* stride
-        for i in range(layout.count):
+        for i in range(views.count):
             bases[i] = views.starts[i]
-        for axis in range(layout.loop - 1, -1, -1):
-            views.index[axis] = rest % layout.sizes[axis] if rest else 0
-            rest = rest // layout.sizes[axis] if rest else 0
+        for axis in range(views.loop - 1, -1, -1):
+            views.index[axis] = rest % views.sizes[axis] if rest else 0
+            rest = rest // views.sizes[axis] if rest else 0
             if views.index[axis]:
-                for i in range(layout.count):
-                    bases[i] += layout.strides[i * layout.loop + axis] * views.index[axis]
+                for i in range(views.count):
+                    bases[i] += views.strides[i * views.loop + axis] * views.index[axis]
         for done in range(begin, end):
             iteration[0] = done
-            for i in range(layout.count):
+            for i in range(views.count):
                 JB_SET_DATA(views.items[i], bases[i])
-            self.call(layout, views)
-            for i in range(layout.count):
+            self.call(views)
+            for i in range(views.count):
                 if Py_REFCNT(views.items[i]) != 1:
                     self.check_released(views)
                 if JB_CHANGED(views.items[i], &views.marks[i]):
                     views.renew(i)
-            for axis in range(layout.loop - 1, -1, -1):
+            for axis in range(views.loop - 1, -1, -1):
                 views.index[axis] += 1
-                stride = layout.strides + axis
-                if views.index[axis] < layout.sizes[axis]:
-                    for i in range(layout.count):
-                        bases[i] += stride[i * layout.loop]
+                stride = views.strides + axis
+                if views.index[axis] < views.sizes[axis]:
+                    for i in range(views.count):
+                        bases[i] += stride[i * views.loop]
                     break
                 views.index[axis] = 0
-                for i in range(layout.count):
-                    bases[i] -= stride[i * layout.loop] * (layout.sizes[axis] - 1)
+                for i in range(views.count):
+                    bases[i] -= stride[i * views.loop] * (views.sizes[axis] - 1)
         return 0
 
     cdef int iterate_on_threads(
@@ -421,9 +460,9 @@ cdef class CallSite(Site):
         """The first iteration alone, to see how long it takes; the rest with help if that pays."""
         cdef Chunks job
         cdef int64_t helpers, count, began = jb_now()
-        self.iterate(layout, views, 0, 1, iteration)
+        self.iterate(views, 0, 1, iteration)
         if (jb_now() - began) * (layout.iterations - 1) < WORTH_A_THREAD:
-            return self.iterate(layout, views, 1, layout.iterations, iteration)
+            return self.iterate(views, 1, layout.iterations, iteration)
         helpers = self.threads or jb_runtime_threads(frame.api, frame.ctx)
         job.size = max(1, (layout.iterations - 1) // (4 * helpers))
         count = (layout.iterations - 2) // job.size + 1
@@ -453,7 +492,7 @@ cdef class CallSite(Site):
             for i in range(layout.count):
                 views.starts[i] = given.starts[i]
             self.iterate(
-                layout, views, begin, min(begin + job.size, layout.iterations), &iteration)
+                views, begin, min(begin + job.size, layout.iterations), &iteration)
         except BaseException as exception:
             with cython.critical_section(self):
                 if job.error == NULL:
@@ -477,9 +516,9 @@ cdef class CallSite(Site):
         views.starts[i] = cnp.PyArray_BYTES(memory)
         return raw, seen
 
-    cdef int call(self, Layout layout, Views views) except -1:
+    cdef int call(self, Views views) except -1:
         """Call the function once, on the views as they point now, and store what it returns."""
-        cdef int n = layout.operands
+        cdef int n = views.operands
         cdef object value
         if self.arguments == FLAT and (self.results == SINGLE or not self.wants_out):
             value = PyObject_Vectorcall(
@@ -491,12 +530,12 @@ cdef class CallSite(Site):
         else:
             value = self.call_nested(views)
         if not self.wants_out:
-            self.store(layout, views, value)
+            self.store(views.layout, views, value)
         elif value is not None and not (
             self.results == SINGLE and (
                 <PyObject*>value == views.items[n]
                 # NumPy's functions make a scalar of an `out` without dimensions
-                or (isinstance(value, np.generic) and not layout.shapes[n])
+                or (isinstance(value, np.generic) and not views.layout.shapes[n])
             )
         ):
             raise _errors.returned_with_out(_result.describe(value))
@@ -524,7 +563,12 @@ cdef class CallSite(Site):
         else:
             arguments = build(self.tree_template, operands)
         del operands
-        return PyObject_Call(self.function, arguments, keywords)
+        value = PyObject_Call(self.function, arguments, keywords)
+        if self.wants_out and self.results == NESTED:
+            replaced = _result.replaced(self.result_tree, views.arrays[n:], keywords["out"])
+            if replaced is not None:
+                raise _errors.replaced_in_out(replaced)
+        return value
 
     cdef int store(self, Layout layout, Views views, value) except -1:
         cdef int i, count = layout.count - layout.operands
@@ -556,7 +600,12 @@ cdef class CallSite(Site):
             array = self.as_array(layout, views, index, value, view)
         if cnp.PyArray_DESCR(array) is not cnp.PyArray_DESCR(view):
             if array.dtype != view.dtype:
-                if self.rule and _dtypes.is_inexact(array.dtype) and _dtypes.is_inexact(view.dtype):
+                if (
+                    self.rule and _dtypes.is_inexact(array.dtype) and _dtypes.is_inexact(view.dtype)
+                    # a tangent, unlike a cotangent, is complex only if its result is
+                    and (not self.pushes or _dtypes.is_complex(array.dtype)
+                         <= _dtypes.is_complex(view.dtype))
+                ):
                     # a rule may compute in another precision, and JAX's cotangent of a real
                     # operand is the real part
                     part = array if _dtypes.is_complex(view.dtype) else array.real
@@ -598,6 +647,17 @@ cdef class CallSite(Site):
     cdef str shown(self, Layout layout, int i):
         return f"{layout.seen[i]}[{','.join(map(str, layout.shapes[i]))}]"
 
+    cdef str shown_in(self, JB_CallFrame* frame, int i):
+        """The same of an operand before its layout is known."""
+        cdef JB_Buffer* buffer
+        if i >= frame.args.size:
+            return "?"
+        buffer = jb_buffer(frame, <int>frame.args.size, i)
+        if jb_buffer_flaw(buffer) != NULL:
+            return "?"
+        shape = [buffer.dims[a] for a in range(self.loop, buffer.rank)]
+        return f"{_dtypes.CODES.get(<int>buffer.dtype, '?')}[{','.join(map(str, shape))}]"
+
     cdef int check_released(self, Views views) except -1:
         """Raise if the function still holds a view: its memory will soon be something else."""
         # a reference cycle holds nothing that anybody can reach; most are young
@@ -623,7 +683,9 @@ cdef class CallSite(Site):
         kept = []
         iterations = 1
         try:
-            if views != NULL:
+            if views == NULL:
+                operands = [self.shown_in(frame, i) for i in range(len(self.names))]
+            else:
                 layout = (<Views>views).layout
                 iterations = layout.iterations
                 operands = [self.shown(layout, i) for i in range(layout.operands)]

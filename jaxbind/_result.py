@@ -7,7 +7,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import tree_structure, tree_unflatten
+import numpy as np
+from jax.tree_util import keystr, tree_flatten_with_path, tree_structure, tree_unflatten
 
 from jaxbind import _dtypes, _errors
 from jaxbind._call import Outputs, PyTreeDef, leaves_up_to
@@ -40,6 +41,22 @@ def flatten(tree: PyTreeDef, kept: Sequence[bool], result: Any) -> list[Any]:
                 " (zeros if it does not depend on it), or declare the argument nondiff"
             )
     return found
+
+
+def replaced(tree: PyTreeDef, views: Sequence[np.ndarray], out: Any) -> str | None:
+    """Where a function has put something else into `out` than the view that it was given."""
+    kept = {id(view) for view in views}
+    try:
+        leaves = leaves_up_to(tree, out)
+    except ValueError:
+        return ""  # it has other places now
+    if kept <= {id(leaf) for leaf in leaves}:
+        return None
+    places = tree_flatten_with_path(tree_unflatten(tree, range(tree.num_leaves)))[0]
+    for (path, _), leaf in zip(places, leaves, strict=True):
+        if leaf is not None and id(leaf) not in kept:
+            return keystr(path)
+    return ""
 
 
 def _flatten_up_to(tree: PyTreeDef, result: Any) -> list[Any] | None:

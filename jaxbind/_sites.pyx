@@ -100,11 +100,9 @@ cdef JB_Error* tell(
 
 
 def set_debug(watch, bint finite):
-    """Have calls watched by this class (``None``: not); returns what was set before."""
+    """Have calls watched by this class (``None``: not)."""
     global watching, watch_finite, watched
-    before = (watching, watch_finite)
     watching, watch_finite, watched = watch, finite, watch is not None
-    return before
 
 
 cdef JB_Error* unsound(JB_CallFrame* frame, const char* text) noexcept nogil:

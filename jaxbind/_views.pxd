@@ -71,8 +71,13 @@ cdef class Layout:
 
 cdef class Views:
     cdef Layout layout
-    cdef const int64_t* known  # these three as in the layout
-    cdef int operands, count
+    cdef const int64_t* known  # these as in the layout, which owns what they point to
+    cdef int operands, count, loop
+    cdef bint converts
+    cdef size_t* sizes_in_bytes
+    cdef cnp.npy_intp* sizes
+    cdef cnp.npy_intp* strides
+    cdef cnp.npy_intp iterations
     cdef list arrays
     cdef list keyword_values
     cdef PyObject** items  # borrowed from ``arrays``

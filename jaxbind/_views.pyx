@@ -158,6 +158,9 @@ cdef class Views:
         cdef int i, extra = len(keyword_values) + 1
         self.layout = layout
         self.known, self.operands, self.count = layout.known, layout.operands, layout.count
+        self.sizes_in_bytes, self.converts = layout.sizes_in_bytes, layout.converts
+        self.loop, self.sizes, self.strides = layout.loop, layout.sizes, layout.strides
+        self.iterations = layout.iterations
         self.arrays = []
         self.keyword_values = keyword_values  # ``argv`` points to them
         self.items = <PyObject**>malloc((layout.count + 1) * sizeof(PyObject*))

@@ -336,3 +336,20 @@ def test_logging_is_silent_unless_it_is_wanted(caplog, capfd):
     said = caplog.text
     assert "XLA makes a call site" in said and "caches are cleared" in said
     assert "a bound function raised" in said and "ValueError: no" in said
+
+
+def test_a_plan_that_cannot_be_made():
+    f = jaxbind.bind(lambda v, *, plan: v, "(n)->(n)", name="f")
+    f.def_plan(lambda v: 1 / 0)
+    text = message(f, x)
+    assert "ZeroDivisionError" in text and "called with v: float64[3]" in text
+    assert "raised in the function given to f.def_plan" in text
+
+
+def test_a_tangent_of_a_real_result_is_not_complex():
+    f = elementwise(lambda v: 2 * v, name="f")
+    f.def_jvp(lambda primals, tangents: 2j * tangents[0])
+    text = message(lambda v: jax.jvp(f, (v,), (v,))[1], x)
+    assert "f.jvp returned complex128[3] for its result" in text
+    f.def_vjp(lambda primals, cotangent: (2 + 1j) * cotangent)  # JAX's cotangent is the real part
+    np.testing.assert_array_equal(jax.grad(lambda v: f(v).sum())(x), 2.0)

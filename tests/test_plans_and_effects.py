@@ -1,4 +1,4 @@
-"""`def_plan`, `effect=`, `allow_jax=` and the guard against JAX, `debug`, `last_exception`."""
+"""`def_plan`, `effect=`, `allow_jax=` and the guard against JAX, `last_exception`."""
 
 import ctypes
 import gc
@@ -353,48 +353,6 @@ def test_errors_on_threads(x64):
     with pytest.raises(Exception, match=r"not 33.0(.|\n)*in iteration 33 of 64"):
         jax.block_until_ready(f(np.arange(64.0)))
     np.testing.assert_array_equal(f(np.arange(30.0)), np.arange(30.0))
-
-
-# Debugging ----------------------------------------------------------------------------------------
-
-
-def test_results_that_are_not_written():
-    def partly(x, out):
-        out[1:] = x[1:]
-
-    f = jaxbind.bind(partly, "(n)->(n)")
-    jax.block_until_ready(f(x))
-    with jaxbind.debug(), pytest.raises(Exception, match=r"partly did not write element \[0, 0\]"):
-        jax.block_until_ready(f(x))
-    jax.block_until_ready(f(x))
-
-
-@given(hnp.arrays(np.uint8, (3, 4)))
-def test_the_pattern_itself_is_no_fault(values):
-    values[0, 0] = 0xA5
-    f = jaxbind.bind(lambda v: v, "(n)->(n)")
-    with jaxbind.debug():
-        np.testing.assert_array_equal(f(values), values)
-        np.testing.assert_array_equal(jaxbind.bind(np.positive)(values), values)
-
-
-def test_operands_that_are_changed():
-    def naughty(x):
-        ctypes.memset(x.ctypes.data, 1, x.nbytes)
-        return 0 * x
-
-    f = jaxbind.bind(naughty, "(n)->(n)")
-    with jaxbind.debug(), pytest.raises(Exception, match=r"naughty changed argument 0 \(x\)"):
-        jax.block_until_ready(f(jnp.array(x)))
-
-
-@pytest.mark.parametrize("function", [np.log, lambda x: np.log(x)])
-def test_results_that_are_not_finite(function):
-    f = jaxbind.bind(function, *(() if isinstance(function, np.ufunc) else ("()->()",)))
-    with np.errstate(all="ignore"), jaxbind.debug(finite=True):
-        with pytest.raises(Exception, match=r"gave -inf in element \[0\] of its result"):
-            jax.block_until_ready(f(np.array([0.0, 1.0])))
-        np.testing.assert_array_equal(f(np.array([np.inf, 1.0])), [np.inf, 0])
 
 
 # Exceptions ---------------------------------------------------------------------------------------

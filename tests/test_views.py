@@ -3,6 +3,7 @@
 import functools
 import gc
 import threading
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -253,3 +254,57 @@ def test_kept_views_of_converted_operands(release):
     text = message(elementwise(lambda v: held.append(v) or v, compute_dtype="float32", name="f"), x)
     assert "f kept a view of argument 0 (v)" in text
     np.testing.assert_array_equal(held[0].shape, (3,))
+
+
+# What outlives an error ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "derive", [lambda v: v, lambda v: v[1:], lambda v: memoryview(v), lambda v: v.T]
+)
+def test_views_that_are_kept_by_a_function_that_fails_are_named(derive):
+    kept = []
+
+    def fails(v):
+        kept.append(derive(v))
+        raise ValueError("no")
+
+    text = message(elementwise(fails), x)
+    assert text.startswith("INTERNAL: ValueError: no")
+    assert "it also kept a view of argument 0 (v) after it returned" in text
+    fails = elementwise(lambda v: v.no_such_method())  # the exception has it as an attribute
+    assert "it also kept" not in message(fails, x)
+
+
+def test_weak_references_die_with_the_call():
+    refs = []
+
+    def refers(v):
+        refs.append(weakref.ref(v))
+        return 2 * v
+
+    f = elementwise(refers)
+    for _ in range(3):
+        np.testing.assert_array_equal(f(x), 2 * x)
+    assert [ref() for ref in refs] == [None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("out", "spoil", "where"),
+    [
+        (lambda v: {"a": v, "b": v}, lambda out: out.update(b=out["b"] + 1), "out['b']"),
+        (lambda v: [v, v], lambda out: out.__setitem__(0, 1.0), "out[0]"),
+        (lambda v: {"a": [v], "b": v}, lambda out: out["a"].__setitem__(0, 1.0), "out['a'][0]"),
+        (lambda v: [v, v], lambda out: out.append(1), "out"),
+    ],
+    ids=range(4),
+)
+def test_entries_of_out_that_are_replaced(out, spoil, where):
+    def spoils(v, out):
+        for leaf in jax.tree.leaves(out):
+            leaf[...] = v
+        spoil(out)
+
+    text = message(jaxbind.bind(spoils, out=out), x)
+    assert f"spoils replaced {where}, which holds JAX's memory" in text
+    assert f"write into it: {where}[...] = ..." in text
