@@ -118,6 +118,74 @@ def test_rules_that_are_not_told_what_is_wanted():
         f.def_vjp(lambda primals, ct, *, n: ct)
 
 
+DECLARE = {
+    "def_jvp": lambda f: f.def_jvp,
+    "def_vjp": lambda f: f.def_vjp,
+    "def_partials": lambda f: f.def_partials,
+    "def_jacobian": lambda f: f.def_jacobian,
+    "def_plan": lambda f: f.def_plan,
+    "def_impl('cuda')": lambda f: f.def_impl("cuda"),
+    "def_vmap": lambda f: f.def_vmap,
+}
+
+
+@pytest.mark.parametrize("what", DECLARE)
+def test_rules_that_cannot_be_called(what):
+    f = jaxbind.bind(lambda x, *, power=2, plan=None: x**power, "()->()", name="f")
+    declare = DECLARE[what](f)
+    with pytest.raises(TypeError) as caught:
+        declare(3)
+    assert f"f.{what}: got 3, which is not callable" in str(caught.value)
+    with pytest.raises(TypeError) as caught:
+        declare(lambda *args, power, bogus: args)
+    assert f"f.{what}: the rule has a keyword-only parameter bogus" in str(caught.value)
+    assert not f.definition.rules
+
+
+@pytest.mark.parametrize("made", [None, lambda x: 1])
+def test_a_plan_that_cannot_be_made(made):
+    f = jaxbind.bind(lambda x, *, plan: x, "()->()", name="f")
+    if made is None:
+        with pytest.raises(TypeError, match="f.def_plan: got None, which is not callable"):
+            f.def_plan(None)
+        assert f.definition.make_plan is None
+    else:
+        f.def_plan(made)
+        assert f(1.0) == 1
+
+
+def test_transposes_are_named_by_the_method_that_declares_them():
+    f = jaxbind.bind(lambda a, b: a * b, "(),()->()", multilinear=("a", "b"), name="f")
+    with pytest.raises(TypeError, match=r"^f\.def_transpose: the rule has a keyword-only par"):
+        f.def_transpose("a")(lambda b, ct, *, bogus: ct)
+    with pytest.raises(TypeError, match=r"^f\.def_transpose: got \[\], which is not callable"):
+        f.def_transpose("a")([])
+
+
+def test_a_rule_has_a_plan_of_its_own_only():
+    f = jaxbind.bind(lambda x, *, plan: plan * x, "()->()", name="f")
+    f.def_plan(lambda x: 2)
+    f.def_jvp(lambda primals, tangents, *, plan: plan * tangents[0])
+    text = r"f\.jvp: its rule has a keyword-only parameter plan.*f\.jvp\.def_plan\(make\)"
+    with pytest.raises(TypeError, match=text):
+        jax.make_jaxpr(jax.jacfwd(f))(1.0)
+    f.jvp.def_plan(lambda primals, tangents: 2)
+    assert jax.jvp(f, (1.0,), (1.0,)) == (2.0, 2.0)
+    for declare in (lambda r: f.def_vjp(r, traced=True), f.def_partials, f.def_vmap):
+        with pytest.raises(TypeError, match="Only functions and rules over NumPy arrays can have"):
+            declare(lambda *args, plan: args)
+
+
+def test_a_pushforward_used_before_it_is_declared_has_all_options():
+    """Reverse mode needs it, undeclared; what is declared afterwards is the same object."""
+    f = jaxbind.bind(lambda x: np.sin(x), "()->()", allow_jax=True, threads=4)
+    f.def_vjp(lambda primals, ct: np.cos(primals[0]) * ct)
+    assert jax.grad(f)(0.0) == 1
+    f.def_jvp(lambda primals, tangents: np.asarray(jnp.cos(primals[0])) * tangents[0])
+    assert jax.jvp(f, (0.0,), (2.0,))[1] == 2
+    assert f.jvp.definition.threads == 4
+
+
 def test_no_tangent_of_a_partly_linear_function():
     f = jaxbind.bind(lambda x, k: x * k, "(n),()->(n)", linear="x")
     np.testing.assert_array_equal(f.jvp((x, 2.0), (x, None)), 2 * x)
