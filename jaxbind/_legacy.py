@@ -89,7 +89,7 @@ class _Function:
         if self.can_batch:
             kwargs["batch_axes"] = None
         declared = self.abstract(*args, **kwargs)
-        return [jax.ShapeDtypeStruct(entry[0], entry[1]) for entry in declared]
+        return [jax.ShapeDtypeStruct(_shape(entry[0]), entry[1]) for entry in declared]
 
     def _declare_derivatives(self, binding: Binding) -> None:
         if self.derivatives is not None:
@@ -104,6 +104,11 @@ class _Function:
         elif self.T is not None:
             caller = _Caller(self, self.T, self.abstract_T, kind="transpose")
             binding.def_transpose(caller)
+
+
+def _shape(given: Any) -> tuple[int, ...]:
+    """A shape, which may be the size of a vector."""
+    return (int(given),) if isinstance(given, (int, np.integer)) else tuple(given)
 
 
 class _Caller:

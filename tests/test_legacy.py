@@ -191,6 +191,17 @@ def test_some_gradients_of_functions_that_batch_by_themselves(axes, argnums):
     jax.tree.map(np.testing.assert_allclose, got, want)
 
 
+def test_the_shape_of_a_vector_may_be_its_size():
+    def copy(out, args, kwargs_dump):
+        out[0][()] = args[0]
+
+    abstract = lambda x: ((x.size, x.dtype),)
+    f = get_linear_call(copy, copy, abstract, abstract)
+    x = np.arange(3.0)
+    np.testing.assert_array_equal(f(x)[0], x)
+    np.testing.assert_array_equal(jax.grad(lambda x: (f(x)[0] ** 2).sum())(x), 2 * x)
+
+
 def test_load_kwargs_of_a_pickled_array():
     dumped = np.frombuffer(pickle.dumps({"a": 1}), np.uint8)
     assert load_kwargs(dumped) == {"a": 1}
