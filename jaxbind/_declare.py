@@ -8,6 +8,8 @@ from dataclasses import replace
 from functools import partial, wraps
 from typing import Any
 
+import jax
+
 from jaxbind import _derive, _jax, _whole
 from jaxbind._call import Call
 from jaxbind._definition import Definition, Role
@@ -15,7 +17,7 @@ from jaxbind._derivatives import Pullback, Pushforward
 from jaxbind._errors import log
 from jaxbind._parameters import Parameters, position
 from jaxbind._roles import GENERAL, LINEAR, Function
-from jaxbind._rules import Jacobians, Partials, Traced
+from jaxbind._rules import Jacobians, Partials, Traced, takes_primals
 from jaxbind._transposed import Transposed
 
 #: for keyword-only parameters that mean something in other functions
@@ -38,6 +40,12 @@ class Declarations:
     @property
     def _parameters(self) -> Parameters:
         return self.definition.parameters
+
+    @property
+    def _count(self) -> int | None:
+        """How many operands the function has, if that is known."""
+        calling = self.definition.calling
+        return None if calling.variadic else calling.fill or len(calling.operands)
 
     def _argument_name(self, position: int) -> str:
         return self.definition.argument_name(position)
@@ -177,7 +185,7 @@ class Declarations:
 
     def _declare(self, key: Hashable, step: str, role: Role, rule: Any, traced: bool) -> Any:
         what = f"def_{step.partition('_')[0]}"
-        self._checked(what, rule, wrt=role.takes_wrt, plan=not traced)
+        self._checked(what, rule, role.positional, wrt=role.takes_wrt, plan=not traced)
         if traced:
             made = Traced(rule, f"{self._label}.{step}", has_wrt=role.takes_wrt)
             self._define(key, step, role, None, made)
@@ -185,32 +193,38 @@ class Declarations:
         return self._handle(self._define(key, step, role, rule))
 
     def _checked(
-        self, what: str, rule: Any, *, wrt: bool = False, plan: bool = False
+        self, what: str, rule: Any, count: int | None, *, wrt: bool = False, plan: bool = False
     ) -> Parameters:
         """The parameters of what a user declares.
 
         Args:
           what: the method that was called.
           rule: the function that it was given.
+          count: with how many positional arguments it will be called, if that is known.
           wrt: whether it may ask for ``wrt``.
           plan: whether it can have a plan.
 
         Raises:
-          TypeError: if it is not callable, or has keyword-only parameters that nobody will give.
+          TypeError: if it is not callable, or has parameters that nobody will give.
         """
         if not callable(rule):
             raise TypeError(
                 f"{self._label}.{what}: got {rule!r}, which is not callable; give a function"
             )
-        parameters = Parameters.of(rule, rule=wrt)
+        parameters = bare = Parameters.of(rule, rule=wrt)
+        if count is not None:
+            parameters = bare.behind(count)
         known = self.definition.calling
         for name, default in parameters.static.items():
             if default is not inspect.Parameter.empty or name in known.static or known.any_static:
                 continue
             if name == "plan" and plan:
                 continue
+            shown = f"keyword-only parameter {name}"
+            if name not in bare.static:
+                shown = f"parameter {name} behind the {count} that are given by position"
             raise TypeError(
-                f"{self._label}.{what}: the rule has a keyword-only parameter {name}, which"
+                f"{self._label}.{what}: the rule has a {shown}, which"
                 f" is no static parameter of the function ({', '.join(known.static) or 'none'}"
                 f"). {_REMEDIES.get(name, 'Give it a default, or leave it out')}"
             )
@@ -285,7 +299,7 @@ class Declarations:
             )
         for rule in rules:
             if rule is not None:
-                self._checked("def_partials", rule, plan=not traced)
+                self._checked("def_partials", rule, self._count, plan=not traced)
         if not traced:
             rules = tuple(
                 None if rule is None else self._companion(rule, f"partial_{i}", function.shapes)
@@ -316,12 +330,14 @@ class Declarations:
         if rule is None:
             return partial(self.def_jacobian, traced=traced)
         self._refuse_needless("def_jacobian")
-        parameters = self._checked("def_jacobian", rule, plan=not traced)
+        packed = takes_primals(Parameters.of(rule)) and not takes_primals(self._parameters)
+        self._checked("def_jacobian", rule, 1 if packed else self._count, plan=not traced)
         if not traced:
-            packed = parameters.operands == ("primals",) != self._parameters.operands
-            function = _unpacked(rule) if packed else rule
+            function = _per_argument(_unpacked(rule) if packed else rule)
             rule = self._companion(function, "jacobian", _derive.JacobianShapes(self.definition))
-        self._set_pushforward(Jacobians(rule, f"{self._label}.def_jacobian"))
+        self._set_pushforward(
+            Jacobians(rule, f"{self._label}.def_jacobian", packed=packed and traced)
+        )
         return rule
 
     def _function_role(self, what: str) -> Function:
@@ -370,7 +386,7 @@ class Declarations:
                 f"{self._label}.def_plan: the function has no keyword-only parameter plan, by which"
                 " it would get it"
             )
-        self._checked("def_plan", make)
+        self._checked("def_plan", make, self._count)
         definition.make_plan = make
         static = {n: v for n, v in definition.calling.static.items() if n != "plan"}
         definition.calling = replace(definition.calling, static=static)
@@ -404,7 +420,7 @@ class Declarations:
             )
 
         def declare(implementation: Callable) -> Callable:
-            self._checked(f"def_impl({platform!r})", implementation)
+            self._checked(f"def_impl({platform!r})", implementation, self._count)
             for name in {"gpu": ("cuda", "rocm")}.get(platform, (platform,)):
                 self.definition.implementations[name] = implementation
             self._forget()
@@ -431,10 +447,12 @@ class Declarations:
           TypeError: if ``rule`` is not callable, or has a keyword-only parameter that is no static
             parameter of the function. When it is mapped: if it returns something else.
         """
-        parameters = self._checked("def_vmap", rule)
+        count = self._count
+        parameters = self._checked("def_vmap", rule, None if count is None else 2 + count)
 
         def apply(call: Call, size: int, batched: tuple, args: tuple) -> tuple[Any, Any]:
-            answer = rule(size, list(batched), *args, **parameters.accepted(call.static.values))
+            known = parameters.behind(2 + len(args)).accepted(call.static.values)
+            answer = rule(size, list(batched), *args, **known)
             if not (isinstance(answer, tuple) and len(answer) == 2):
                 raise TypeError(
                     f"{self._label}: the rule of def_vmap must return (result, out_batched)"
@@ -497,6 +515,7 @@ class Declarations:
         if linear is None and rules:
             return rules
         if linear is None:
+            self._group(None)  # says so where it is not linear at all
             linear = self.definition.transpose_rule(LINEAR, "its linear arguments")
         return self._rule(linear)
 
@@ -512,4 +531,37 @@ def _unpacked(rule: Callable) -> Callable:
     def unpacked(*primals: Any, **static: Any) -> Any:
         return rule(primals, **static)
 
+    signature = inspect.signature(rule)
+    first, *others = signature.parameters.values()
+    made: Any = unpacked
+    made.__signature__ = signature.replace(
+        parameters=[
+            first.replace(kind=first.VAR_POSITIONAL),
+            *(p.replace(kind=max(p.kind, p.KEYWORD_ONLY)) for p in others),
+        ]
+    )
     return unpacked
+
+
+def _per_argument(rule: Callable) -> Callable:
+    """A rule for Jacobians, which may return a tuple of one for a single argument."""
+
+    def structure(value: Any) -> Any:
+        return jax.tree.structure(value, is_leaf=lambda leaf: leaf is None)
+
+    def is_one(value: Any) -> bool:
+        return isinstance(value, tuple) and len(value) == 1
+
+    @wraps(rule)
+    def bare(*primals: Any, **static: Any) -> Any:
+        result = rule(*primals, **static)
+        if len(primals) != 1 or is_one(result):  # of one result it may be anyway
+            return result
+        argument = structure(primals[0])
+        return jax.tree.map(
+            lambda v: v[0] if is_one(v) and structure(v[0]) == argument else v,
+            result,
+            is_leaf=is_one,
+        )
+
+    return bare

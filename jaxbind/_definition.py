@@ -421,7 +421,9 @@ class Definition:
     def vjp_rule(self, operand: str) -> Definition:
         rule = self.rules.get("vjp")
         if rule is None:
-            raise _missing.no_vjp(self.label, operand)
+            pushforward = self.rules.get("jvp")
+            made = getattr(pushforward and pushforward.traced, "name", "")
+            raise _missing.no_vjp(self.label, operand, made)
         return rule
 
     def transpose_rule(self, group: Hashable, operand: str) -> Definition:

@@ -42,6 +42,7 @@ class _Derived:
     """What the roles of derivatives share."""
 
     mixed = False
+    positional = 2
     takes_wrt = False
     bare = False  # a tuple with an entry per argument, or the structure of the result
     second = ""  # what stands behind the primals
@@ -59,7 +60,12 @@ class _Derived:
         """How it is called, with the static parameters of the function."""
         names = ("primals", self.second)
         return replace(
-            parameters, operands=names, defaults={}, by_keyword=frozenset(names), variadic=False
+            parameters,
+            operands=names,
+            defaults={},
+            by_keyword=frozenset(names),
+            variadic=False,
+            fill=0,
         )
 
     def lacks(self, call: Call, structs: Sequence[Any]) -> bool:
@@ -224,7 +230,8 @@ class Pullback(_Derived):
         primals, like = self._prepared_primals(definition, args)
         leaves, tree = tree_flatten(primals)
         kinds = self.parent.role.kinds(Call(self.parent, NO_STATIC, tree, 0, like), _avals(leaves))
-        return (primals, args[1]), Wanted(tuple(kind == GENERAL for kind in kinds), like)
+        cotangents = jax.tree.map(_or_none, args[1])
+        return (primals, cotangents), Wanted(tuple(kind == GENERAL for kind in kinds), like)
 
     def transpose(
         self, call: Call, group: Hashable, operands: Sequence[Any], cts: Sequence[Any]
@@ -243,6 +250,12 @@ class Pullback(_Derived):
         full = fill(parent_outputs.kept, pushed)
         wanted = [t for t, p in zip(full, has, strict=True) if p]
         return list(range(count, len(operands))), wanted
+
+
+def _or_none(cotangent: Any) -> Any:
+    """The cotangent of an integer, which JAX makes an array of nothing."""
+    empty = getattr(cotangent, "dtype", None) == jax.dtypes.float0
+    return None if empty else cotangent
 
 
 def _avals(leaves: Sequence[Any]) -> list[Any]:

@@ -82,6 +82,8 @@ class Function:
     nondiff: frozenset[int]
     compute: np.dtype | None
 
+    #: how many positional arguments a rule gets, if that is known
+    positional: ClassVar[None] = None
     #: whether a rule may ask which cotangents are wanted
     takes_wrt: ClassVar[bool] = False
     #: calls by JAX what a rule is a part of only

@@ -137,8 +137,12 @@ class FromOut:
 
     def outputs(self, call: Call, structs: Structs) -> Outputs:
         label = call.definition.label
-        with _jax.computing():
-            result = self._result(call, structs)
+        try:
+            with _jax.computing():
+                result = self._result(call, structs)
+        except Exception as error:
+            error.add_note(f"(in out= of {label}, for {', '.join(map(_shown, structs))})")
+            raise
         leaves, tree = tree_flatten(result)
         if not leaves:
             raise TypeError(
@@ -158,8 +162,13 @@ class FromOut:
             return _run_on_zeros(call, structs)
         if not callable(self.out):
             return self.out
-        accepted = Parameters.of(self.out).accepted(call.static.values)
-        return self.out(*call.arguments(list(structs)), **accepted)
+        arguments = call.arguments(list(structs))
+        parameters = Parameters.of(self.out).behind(len(arguments))
+        return self.out(*arguments, **parameters.accepted(call.static.values))
+
+
+def _shown(struct: jax.ShapeDtypeStruct) -> str:
+    return f"{struct.dtype.name}[{','.join(map(str, struct.shape))}]"
 
 
 def _run_on_zeros(call: Call, structs: Structs) -> Any:

@@ -44,6 +44,16 @@ class Transposed:
         self.parent = parent
         self.group = group
 
+    @property
+    def positional(self) -> int | None:
+        """How many positional arguments a rule gets, if that is known."""
+        calling, linear = self.parent.calling, self.parent.role.linear
+        count = calling.fill or len(calling.operands)
+        group = linear if self.group == LINEAR else {self.group}
+        if calling.variadic or (group is True and count > 1):  # which depends on their dtypes
+            return None
+        return 1 if group is True else count - len(group) + 1
+
     def calling(self, parameters: Parameters) -> Parameters:
         """How it is called, with the static parameters of the function."""
         return replace(parameters, operands=(), defaults={}, by_keyword=frozenset(), variadic=True)

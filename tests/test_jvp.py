@@ -387,6 +387,46 @@ def test_both_from_the_other_is_refused():
         f.def_jvp("guess")
 
 
+JACOBIANS = {
+    "two results": (lambda x: (x**2, x), lambda x: (2 * x * np.eye(3), np.eye(3))),
+    "a dict": (
+        lambda x: {"s": x**2, "t": x},
+        lambda x: {"s": 2 * x * np.eye(3), "t": np.eye(3)},
+    ),
+    "one result": (lambda x: x**2, lambda x: 2 * x * np.eye(3)),
+}
+
+
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("of_one", [False, True])
+@pytest.mark.parametrize("which", JACOBIANS)
+def test_jacobians_for_a_single_argument(which, of_one, traced):
+    """For each result a tuple with an array per argument; here the array alone will do."""
+    function, slopes = JACOBIANS[which]
+    f = jaxbind.bind(function, out=lambda x: jax.tree.map(lambda _: x, function(X)))
+
+    def rule(x):
+        return jax.tree.map(lambda j: (j,) if of_one else j, slopes(x))
+
+    f.def_jacobian(rule, traced=traced)
+    close(jax.jacfwd(f)(X), jax.tree.map(jnp.asarray, slopes(X)))
+
+
+def test_jacobians_for_a_single_argument_of_several_arrays():
+    f = jaxbind.bind(
+        lambda d: {"s": d["a"] * d["b"], "t": d["a"]}, out=lambda d: {"s": d["a"], "t": d["a"]}
+    )
+    f.def_jacobian(
+        lambda d: {
+            "s": ({"a": np.diag(d["b"]), "b": np.diag(d["a"])},),
+            "t": ({"a": np.eye(3), "b": np.zeros((3, 3))},),
+        }
+    )
+    d = {"a": X, "b": X + 1}
+    got = jax.jvp(f, (d,), (d,))[1]
+    close(got, {"s": jnp.asarray(2 * X * (X + 1)), "t": jnp.asarray(X)})
+
+
 def test_partials_are_for_arrays():
     """One partial cannot be right for several leaves."""
     f = jaxbind.bind(lambda p: p["a"] * p["b"] ** 2, out=lambda p: p["a"])

@@ -300,6 +300,18 @@ def test_the_derivative_beside_integer_results_called_directly(ruled):
         f.vjp(2.0, (1.0, None))
 
 
+@pytest.mark.parametrize("linear", [(), "y"])
+def test_cotangents_of_integers_may_be_those_of_jax(linear):
+    f = jaxbind.bind(
+        lambda x, y: (x * y, 3), "(),()->(),()", linear=linear, dtype=(float, int), name="f"
+    )
+    f.def_vjp(lambda primals, cts: (primals[1] * cts[0], None if linear else primals[0] * cts[0]))
+    if linear:
+        f.def_transpose(lambda x, cts: x * cts[0])
+    nothing = np.zeros((), jax.dtypes.float0)
+    close(f.vjp((2.0, 3.0), (1.0, nothing)), (3.0, 2.0))
+
+
 def test_cotangents_of_another_structure():
     f = jaxbind.bind(lambda x: x, "()->()", name="f")
     f.def_vjp(lambda primals, ct: ct)
