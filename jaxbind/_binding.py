@@ -72,6 +72,27 @@ class Binding(Declarations):
         return _identity.find_binding, (name,)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function.
+
+        Args:
+          args: the operands: JAX or NumPy arrays, Python numbers (of the precision of the others),
+            or pytrees of them. With a signature, dimensions in front of its core dimensions are
+            loop dimensions, which broadcast over all operands.
+          kwargs: the static parameters (hashable), and operands by name.
+
+        Returns:
+          The result in the declared structure: JAX arrays of the declared dtypes, of shape
+          ``loop + core``. The call is asynchronous where JAX's calls are.
+
+        Raises:
+          TypeError: at once, or while tracing: for a wrong number of operands; an unknown, missing
+            or unhashable keyword; a dtype that cannot cross; a result without declared shape.
+          ValueError: alike, for core dimensions that contradict the signature, loop dimensions
+            that do not broadcast.
+          jax.errors.JaxRuntimeError: when the function runs, and so perhaps where the result is
+            waited for, if it raises, or returns something else than was declared; the exception
+            itself is its cause, or `jaxbind.last_exception`.
+        """
         if not kwargs and len(args) == self._plain_count:  # the shortest path of eager calls
             concrete = _jax.concrete_array()
             for operand in args:

@@ -105,6 +105,29 @@ def present(full: PyTreeDef, partial: PyTreeDef) -> tuple[bool, ...]:
     return tuple(leaf is not None for leaf in leaves_up_to(full, skeleton))
 
 
+def cotangents_present(label: str, results: PyTreeDef, given: PyTreeDef) -> tuple[bool, ...]:
+    """`present` for cotangents that a user gives, of results with the structure ``results``.
+
+    Raises:
+      TypeError: if theirs is another one.
+    """
+    try:
+        leaves = leaves_up_to(results, tree_unflatten(given, [0] * given.num_leaves))
+    except ValueError:
+        leaves = None
+    if leaves is None or any(leaf not in (None, 0) for leaf in leaves):
+        raise TypeError(
+            f"{label}: cotangents must have the structure of the result,"
+            f" {_in_words(results)}; got {_in_words(given)}. Give None for integer results"
+        )
+    return tuple(leaf is not None for leaf in leaves)
+
+
+def _in_words(tree: PyTreeDef) -> str:
+    """``(*, None)``"""
+    return str(tree).removeprefix("PyTreeDef(").removesuffix(")")
+
+
 @lru_cache(maxsize=4096)
 def masked_arguments(tree: PyTreeDef, kept: tuple[bool, ...]) -> PyTreeDef:
     """`masked` for an argument tuple: ``None`` for a whole argument of which nothing is kept."""

@@ -7,6 +7,8 @@ know it weakly, let go of the definition, and the function can be freed.
 
 from __future__ import annotations
 
+import inspect
+import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,20 +19,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import tree_flatten
 
-from jaxbind import _derive, _dtypes, _fork, _jax, _missing, _primitive
+from jaxbind import _dtypes, _fork, _jax, _missing, _primitive
 from jaxbind._call import (
     Call,
     Outputs,
     PyTreeDef,
     core_struct,
+    fill,
     joined,
+    masked,
     masked_arguments,
     over_loops,
 )
 from jaxbind._derivatives import Pullback, Pushforward
 from jaxbind._kernels import Kernel
 from jaxbind._parameters import Parameters
-from jaxbind._roles import GENERAL, Function
+from jaxbind._roles import GENERAL, Function, Wanted, differentiable
 from jaxbind._rules import Traced
 from jaxbind._static import Static
 from jaxbind._transposed import Transposed
@@ -42,16 +46,16 @@ Role = Function | Pushforward | Pullback | Transposed
 UNDECLARED = "undeclared jvp"
 
 
-def has_wrt(role: Role) -> bool:
-    """Whether a rule may ask which cotangents are wanted."""
-    return isinstance(role, (Pullback, Transposed))
+#: held by who makes a cache smaller: looking for its oldest entry takes two steps
+_evicting = threading.Lock()
 
 
 def kept(cache: dict, key: Any, value: Any) -> Any:
     """Put into a cache of limited size, the oldest out; a value that was faster wins."""
-    while len(cache) >= 256:
-        cache.pop(next(iter(cache)), None)
-    return cache.setdefault(key, value)
+    with _evicting:
+        while len(cache) >= 256:
+            cache.pop(next(iter(cache)), None)
+        return cache.setdefault(key, value)
 
 
 class EagerCalls(dict[Call, Callable]):
@@ -119,7 +123,7 @@ class Definition:
         self.step = step
         self.parent: Any = parent
         # what the function takes, and how the binding is called (a rule may take less)
-        self.parameters = Parameters.of(function or _nothing, rule=has_wrt(role))
+        self.parameters = Parameters.of(function or _nothing, rule=role.takes_wrt)
         self.calling = calling or self.parameters
         self.traced = traced
         self.vectorized = vectorized
@@ -149,9 +153,8 @@ class Definition:
 
     def apply(self, static: Static, *args: Any) -> Any:
         """A call on traced or concrete operands, from its checks to its result."""
-        if isinstance(self.role, (Pushforward, Pullback)) and self.role.parent.role.mixed:
-            whole = _derive.push if isinstance(self.role, Pushforward) else _derive.pull
-            return whole(self.role.parent, static, args)
+        if self.role.whole is not None:
+            return self.role.whole(self.label, static, args)
         args, like = self.role.prepare(self, args)
         _fork.check(self.label)
         leaves, tree = tree_flatten(args)
@@ -231,6 +234,7 @@ class Definition:
             _dtypes.canonical(np.float64),
         )
         self._asked = True
+        self._check_plan(call)
         known = self._outputs.setdefault(call.static, {})
         found = known.get(key)
         if found is not None:
@@ -239,11 +243,25 @@ class Definition:
         for argument, result in self.aliases:
             if result >= len(made.structs):
                 raise ValueError(
-                    f"{self.label}: aliases= maps argument {argument} to result {result}; there"
+                    f"{self.label}: aliases= maps argument {argument}"
+                    f" ({self.argument_name(argument)}) to result {result}; there"
                     f" {'is 1 result' if len(made.structs) == 1 else f'are {len(made.structs)}'},"
                     " counted from 0"
                 )
         return kept(known, key, made)
+
+    def _check_plan(self, call: Call) -> None:
+        """A rule is not given the plan of its function, but one of its own."""
+        default = self.parameters.static.get("plan")
+        if (
+            default is inspect.Parameter.empty
+            and self.make_plan is None
+            and "plan" not in call.static.values
+        ):
+            raise TypeError(
+                f"{self.label}: its rule has a keyword-only parameter plan, and a rule gets a plan"
+                f" of its own only: declare it with {self.label}.def_plan(make), or leave it out"
+            )
 
     def eager_calls(self) -> EagerCalls:
         """The compiled calls of the nearest binding that is alive: our own, or our parent's."""
@@ -282,13 +300,25 @@ class Definition:
             undeclared.function, undeclared.traced = function, traced
             undeclared.parameters = Parameters.of(function or _nothing)
         self._versions[key] = version = self._versions.get(key, 0) + 1
-        definition = undeclared or Definition(
+        numbered = step if version == 1 else f"{step}@{version}"
+        definition = undeclared or self._derivative(
+            function, role, numbered, label or f"{self.label}.{step}", traced
+        )
+        self.rules[key] = definition
+        self._steps[definition.step or ""] = definition
+        return definition
+
+    def _derivative(
+        self, function: Callable | None, role: Role, step: str, label: str, traced: Any = None
+    ) -> Definition:
+        """A derivative, with the options that it has from its function."""
+        return Definition(
             function,
             role,
-            label=label or f"{self.label}.{step}",
+            label=label,
             parent=self,
-            step=step if version == 1 else f"{step}@{version}",
-            calling=self._calling_of(role),
+            step=step,
+            calling=role.calling(self.calling),
             traced=traced,
             vectorized=self.vectorized,
             order=self.order,
@@ -296,9 +326,6 @@ class Definition:
             threads=self.threads,
             allow_jax=self.allow_jax,
         )
-        self.rules[key] = definition
-        self._steps[definition.step or ""] = definition
-        return definition
 
     @property
     def has_derivative(self) -> bool:
@@ -327,38 +354,12 @@ class Definition:
         """The derivative that a name in a program calls ``step``: ``jvp``, ``vjp@2``, ..."""
         return self._steps.get(step)
 
-    def _calling_of(self, role: Role) -> Parameters:
-        """How a derivative is called: with our static parameters."""
-        if isinstance(role, (Pushforward, Pullback)):
-            names = ("primals", role.second)
-            return replace(
-                self.calling,
-                operands=names,
-                defaults={},
-                by_keyword=frozenset(names),
-                variadic=False,
-            )
-        if isinstance(role, Transposed):
-            return replace(
-                self.calling, operands=(), defaults={}, by_keyword=frozenset(), variadic=True
-            )
-        return self.calling
-
     def undeclared_jvp(self) -> Definition:
         """The pushforward of a function of which only the pullback was declared."""
         found = self.rules.get(UNDECLARED)
         if found is None:
-            role = Pushforward(self)
-            found = self.rules[UNDECLARED] = Definition(
-                None,
-                role,
-                label=f"{self.label}.jvp",
-                parent=self,
-                step="jvp",
-                calling=self._calling_of(role),
-                vectorized=self.vectorized,
-                order=self.order,
-                compute_dtype=self.compute_dtype,
+            found = self.rules[UNDECLARED] = self._derivative(
+                None, Pushforward(self), "jvp", f"{self.label}.jvp"
             )
         return found
 
@@ -390,10 +391,39 @@ class Definition:
         pushed = Call(rule, call.static, tree, call.loop, call.like)
         return self.bind(pushed, [*primals, *(t for t in filled if t is not None)])
 
+    def pull_general(
+        self,
+        call: Call,
+        primals: Sequence[Any],
+        wanted: Sequence[bool],
+        cts: Sequence[Any],
+    ) -> list[Any]:
+        """Pull cotangents (``None``: an integer result) back to the operands that are wanted.
+
+        A result that is floating-point, but that nobody wanted, has zeros.
+        """
+        rule = self.vjp_rule(call.operand(wanted.index(True)))
+        structs = [core_struct(jax.typeof(p), call.loop) for p in primals]
+        asked = differentiable(self.outputs(call, structs))
+        whole = replace(call, like=self.role.completed(call, structs))
+        every = differentiable(self.outputs(whole, structs))
+        zeros = iter(every.structs)
+        full = [
+            _or_zeros(ct, next(zeros), call.loop) if k else None
+            for ct, k in zip(fill(asked.kept, cts), every.kept, strict=True)
+        ]
+        given = [ct for ct in full if ct is not None]
+        cts_tree = masked(every.tree, tuple(ct is not None for ct in full))
+        like = Wanted(tuple(wanted), whole.like)
+        pullback = Call(rule, call.static, joined(call.tree, cts_tree), call.loop, like)
+        return self.bind(pullback, [*primals, *given])
+
     def vjp_rule(self, operand: str) -> Definition:
         rule = self.rules.get("vjp")
         if rule is None:
-            raise _missing.no_vjp(self.label, operand)
+            pushforward = self.rules.get("jvp")
+            made = getattr(pushforward and pushforward.traced, "name", "")
+            raise _missing.no_vjp(self.label, operand, made)
         return rule
 
     def transpose_rule(self, group: Hashable, operand: str) -> Definition:
@@ -401,6 +431,10 @@ class Definition:
         if rule is None:
             raise _missing.no_transpose(self, group, operand)
         return rule
+
+
+def _or_zeros(ct: Any, struct: jax.ShapeDtypeStruct, loop: int) -> Any:
+    return jnp.zeros((1,) * loop + struct.shape, struct.dtype) if ct is None else ct
 
 
 def _number_as(x: Any, dtype: np.dtype) -> Any:

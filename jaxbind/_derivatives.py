@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +17,12 @@ from jaxbind._call import (
     Call,
     Outputs,
     PyTreeDef,
+    cotangents_present,
     fill,
-    joined,
-    leaves_up_to,
-    masked,
     masked_arguments,
     present,
 )
+from jaxbind._parameters import Parameters
 from jaxbind._roles import (
     GENERAL,
     LINEAR,
@@ -31,28 +32,45 @@ from jaxbind._roles import (
     core_structs,
     differentiable,
     is_undefined,
-    spread,
 )
 from jaxbind._static import NO_STATIC
+from jaxbind._whole import entries, per_leaf, pull, push
 from jaxbind._wrt import by_argument
-
-if TYPE_CHECKING:
-    pass
 
 
 class _Derived:
     """What the roles of derivatives share."""
 
     mixed = False
+    positional = 2
+    takes_wrt = False
+    bare = False  # a tuple with an entry per argument, or the structure of the result
+    second = ""  # what stands behind the primals
+    by_jax: Callable  # puts it together with what follows from linearity
+
+    def __init__(self, parent: Any):
+        self.parent = parent
+
+    @property
+    def whole(self) -> Callable | None:
+        """Of a function that is linear in some arguments: the whole of it, rule or not."""
+        return partial(self.by_jax, self.parent) if self.parent.role.mixed else None
+
+    def calling(self, parameters: Parameters) -> Parameters:
+        """How it is called, with the static parameters of the function."""
+        names = ("primals", self.second)
+        return replace(
+            parameters,
+            operands=names,
+            defaults={},
+            by_keyword=frozenset(names),
+            variadic=False,
+            fill=0,
+        )
 
     def lacks(self, call: Call, structs: Sequence[Any]) -> bool:
         inner = self.parent_call(call)
         return self.parent.role.lacks(inner, structs[: inner.tree.num_leaves])
-
-    bare = False  # a tuple with an entry per argument, or the structure of the result
-
-    def __init__(self, parent: Any):
-        self.parent = parent
 
     def check(self, call: Call, shapes: Sequence[Sequence[Any]]) -> None:
         del call, shapes  # the parent's results are computed, and checked, from the primals
@@ -92,23 +110,27 @@ class _Derived:
             return f"argument 0 (primals): {inner}"
         return f"argument 1 ({self.second})"
 
-    second = "tangents"
-
     def wanted(self, call: Call) -> tuple[bool, ...]:
         del call
         return ()
 
     def _prepared_primals(self, definition: Any, args: tuple) -> tuple[tuple, Any]:
-        if not isinstance(args[0], (tuple, list)):
-            raise _not_a_tuple(definition, "primals", args[0])
-        return self.parent.role.prepare(self.parent, tuple(args[0]))
+        primals = entries(definition.label, self.parent.label, "primals", args[0])
+        return self.parent.role.prepare(self.parent, primals)
 
 
 class Pushforward(_Derived):
     """``f.jvp(primals, tangents)``."""
 
+    second = "tangents"
+    by_jax = staticmethod(push)
+
     def outputs(self, call: Call, structs: Sequence[Any]) -> Outputs:
         return self._parent_outputs(call, structs)
+
+    def completed(self, call: Call, structs: Sequence[Any]) -> Any:
+        inner = self.parent_call(call)
+        return self.parent.role.completed(inner, structs[: inner.tree.num_leaves])
 
     def core_ranks(self, call: Call, ranks: Sequence[int]) -> list[int] | None:
         inner = self.parent_call(call)
@@ -121,11 +143,9 @@ class Pushforward(_Derived):
 
     def prepare(self, definition: Any, args: tuple) -> tuple[tuple, Any]:
         primals, like = self._prepared_primals(definition, args)
-        tangents = args[1]
-        if not isinstance(tangents, (tuple, list)):
-            raise _not_a_tuple(definition, "tangents", tangents)
+        tangents = entries(definition.label, self.parent.label, "tangents", args[1])
         leaves, tree = tree_flatten(primals)
-        given = _leafwise(definition, tree, tuple(tangents))
+        given = per_leaf(definition.label, tree, tangents)
         kinds = self.parent.role.kinds(Call(self.parent, NO_STATIC, tree, 0, like), _avals(leaves))
         filled = [
             None if kind != GENERAL else (jnp.zeros_like(primal) if t is None else t)
@@ -153,19 +173,15 @@ class Pushforward(_Derived):
             False,
         )
         members = [count + k for k, t in enumerate(tangents) if is_undefined(t)]
-        outputs = self._parent_outputs(call, core_structs(call, operands))
-        rule = self.parent.vjp_rule(inner.operand(wanted.index(True)))
-        cts_tree = masked(outputs.tree, spread(outputs, cts))
-        like = Wanted(tuple(wanted), inner.like)
-        pullback = Call(rule, call.static, joined(inner.tree, cts_tree), call.loop, like)
-        given = [ct for ct in cts if ct is not None]
-        return members, call.definition.bind(pullback, [*primals, *given])
+        return members, self.parent.pull_general(inner, primals, wanted, cts)
 
 
 class Pullback(_Derived):
     """``f.vjp(primals, cotangents)``; `Call.like` says for which operands of f."""
 
+    takes_wrt = True
     second = "cotangents"
+    by_jax = staticmethod(pull)
 
     def wanted(self, call: Call) -> tuple[bool, ...]:
         return by_argument(call.tree.children()[0], call.like.operands)
@@ -173,6 +189,13 @@ class Pullback(_Derived):
     def _parent_like(self, call: Call) -> Any:
         assert isinstance(call.like, Wanted)
         return call.like.parent
+
+    def completed(self, call: Call, structs: Sequence[Any]) -> Any:
+        inner = self.parent_call(call)
+        primals = structs[: inner.tree.num_leaves]
+        kinds = self.parent.role.kinds(inner, primals)
+        like = self.parent.role.completed(inner, primals)
+        return Wanted(tuple(kind == GENERAL for kind in kinds), like)
 
     def outputs(self, call: Call, structs: Sequence[Any]) -> Outputs:
         inner = self.parent_call(call)
@@ -194,7 +217,7 @@ class Pullback(_Derived):
         if primals is None:
             return None
         tree, result_ranks = self.parent.role.results(inner, ranks[:count])
-        has = present(tree, call.tree.children()[1])
+        has = cotangents_present(call.definition.label, tree, call.tree.children()[1])
         return primals + [rank for rank, p in zip(result_ranks, has, strict=True) if p]
 
     def results(self, call: Call, ranks: Sequence[int]) -> tuple[PyTreeDef, list[int]]:
@@ -207,7 +230,8 @@ class Pullback(_Derived):
         primals, like = self._prepared_primals(definition, args)
         leaves, tree = tree_flatten(primals)
         kinds = self.parent.role.kinds(Call(self.parent, NO_STATIC, tree, 0, like), _avals(leaves))
-        return (primals, args[1]), Wanted(tuple(kind == GENERAL for kind in kinds), like)
+        cotangents = jax.tree.map(_or_none, args[1])
+        return (primals, cotangents), Wanted(tuple(kind == GENERAL for kind in kinds), like)
 
     def transpose(
         self, call: Call, group: Hashable, operands: Sequence[Any], cts: Sequence[Any]
@@ -228,22 +252,11 @@ class Pullback(_Derived):
         return list(range(count, len(operands))), wanted
 
 
+def _or_none(cotangent: Any) -> Any:
+    """The cotangent of an integer, which JAX makes an array of nothing."""
+    empty = getattr(cotangent, "dtype", None) == jax.dtypes.float0
+    return None if empty else cotangent
+
+
 def _avals(leaves: Sequence[Any]) -> list[Any]:
     return [jax.typeof(leaf) for leaf in leaves]
-
-
-def _not_a_tuple(definition: Any, name: str, value: Any) -> TypeError:
-    return TypeError(
-        f"{definition.label}: {name} must be a tuple with an entry per positional argument of"
-        f" {definition.parent.label}; got {type(value).__name__}"
-    )
-
-
-def _leafwise(definition: Any, tree: PyTreeDef, tangents: tuple) -> list[Any]:
-    children = tree.children()
-    if len(tangents) != len(children):
-        raise TypeError(
-            f"{definition.label}: got {len(tangents)} tangents for {len(children)} primals; give"
-            " one per positional argument, None where there is none"
-        )
-    return leaves_up_to(tree, tangents)

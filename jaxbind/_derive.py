@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import tree_flatten, tree_structure, tree_unflatten
+from jax.tree_util import tree_structure, tree_unflatten
 
 from jaxbind import _dtypes
 from jaxbind._call import (
@@ -21,48 +21,11 @@ from jaxbind._call import (
     PyTreeDef,
     core_struct,
     fill,
-    joined,
     leaves_up_to,
-    masked,
     present,
 )
 from jaxbind._missing import MissingRule
-from jaxbind._roles import Wanted, differentiable
-from jaxbind._static import Static
-
-
-def push(definition: Any, static: Static, args: tuple) -> Any:
-    """The whole pushforward by JAX, for functions linear in some arguments: a direct ``f.jvp``."""
-    primals, tangents = args
-    leaves, tree = tree_flatten(primals)
-    given = leaves_up_to(tree, tangents)
-    moving = [_dtypes.is_inexact(jnp.result_type(leaf)) for leaf in leaves]
-    moving = [m and t is not None for m, t in zip(moving, given, strict=True)]
-    chosen = [leaf for leaf, m in zip(leaves, moving, strict=True) if m]
-    along = [jnp.asarray(t) for t, m in zip(given, moving, strict=True) if m]
-    inner = _of_moving(definition, static, leaves, tree, moving)
-    return jax.jvp(inner, tuple(map(jnp.asarray, chosen)), tuple(along))[1]
-
-
-def pull(definition: Any, static: Static, args: tuple) -> tuple:
-    """The whole pullback by JAX: a direct ``f.vjp`` where no rule, or only a part, is declared."""
-    primals, cotangents = args
-    leaves, tree = tree_flatten(tuple(primals))
-    moving = [_dtypes.is_inexact(jnp.result_type(leaf)) for leaf in leaves]
-    chosen = [jnp.asarray(leaf) for leaf, m in zip(leaves, moving, strict=True) if m]
-    _, back = jax.vjp(_of_moving(definition, static, leaves, tree, moving), *chosen)
-    return tree_unflatten(tree, fill(moving, back(cotangents)))
-
-
-def _of_moving(
-    definition: Any, static: Static, leaves: Sequence[Any], tree: Any, moving: Sequence[bool]
-) -> Callable:
-    def inner(*chosen: Any) -> Any:
-        full = [c if m else x for c, m, x in zip(fill(moving, chosen), moving, leaves, strict=True)]
-        return definition.apply(static, *tree_unflatten(tree, full))
-
-    return inner
-
+from jaxbind._roles import differentiable
 
 # Numerical derivatives --------------------------------------------------------------------------
 #
@@ -98,8 +61,9 @@ class _Numerical:
 class FiniteDifference(_Numerical):
     """Central difference along the tangent: two calls; error of order step².
 
-    The step ``eps**(1/3) * max(1, |x|) / |t|`` balances truncation and rounding (Press et al.,
-    Numerical Recipes, 3rd ed., section 5.7).
+    The step ``eps**(1/3) * max(1, |x|)`` along ``t / |t|`` balances truncation and rounding (Press
+    et al., Numerical Recipes, 3rd ed., section 5.7), with the eps of the coarsest dtype on the
+    way: of the operands that move, of what the function sees of them, and of the results.
     """
 
     name = "finite-difference"
@@ -108,43 +72,47 @@ class FiniteDifference(_Numerical):
         inner = self.parent_call(call)
         primals, tangents = jax.tree.leaves(args[0]), leaves_up_to(inner.tree, args[1])
         moving = [p for p, t in zip(primals, tangents, strict=True) if t is not None]
-        given = [t for t in tangents if t is not None]
         dtype = jnp.finfo(jnp.result_type(*moving)).dtype
-        scale = jnp.maximum(1.0, _largest(moving)).astype(dtype)
-        size = _largest(given).astype(dtype)
-        step = scale / jnp.where(size == 0, jnp.ones((), dtype), size)
-        step = jax.lax.stop_gradient(step) * np.asarray(jnp.finfo(dtype).eps ** (1 / 3), dtype)
+        along, size = _unit(tangents, dtype)
+        scale = jax.lax.stop_gradient(jnp.maximum(1.0, _largest(moving)).astype(dtype))
+        step = scale * np.asarray(_coarsest(inner, outputs, primals, tangents) ** (1 / 3), dtype)
 
         def shifted(by: Any) -> list[Any]:
             leaves = [
                 p if t is None else p + (by * t).astype(p.dtype)
-                for p, t in zip(primals, tangents, strict=True)
+                for p, t in zip(primals, along, strict=True)
             ]
             return _kept(inner, outputs, leaves)
 
         pairs = zip(shifted(step), shifted(-step), strict=True)
-        return [((plus - minus) / (2 * step)).astype(plus.dtype) for plus, minus in pairs]
+        return [((plus - minus) / (2 * step) * size).astype(plus.dtype) for plus, minus in pairs]
 
 
 class ComplexStep(_Numerical):
     """``Im f(x + i h t) / h``: one call; exact to rounding for analytic functions.
 
-    Squire and Trapp, SIAM Review 40 (1998) 110. The operands must be real.
+    Squire and Trapp, SIAM Review 40 (1998) 110. The operands must be real. The step is taken
+    along ``t / |t|``, whatever the size of t; its square is far below eps, and it is far above
+    the smallest number of the dtype.
     """
 
     name = "complex-step"
-    STEP = 1e-30
 
     def __call__(self, call: Call, outputs: Outputs, args: tuple) -> list[Any]:
         inner = self.parent_call(call)
-        moved = []
-        for p, t in zip(jax.tree.leaves(args[0]), leaves_up_to(inner.tree, args[1]), strict=True):
+        primals, tangents = jax.tree.leaves(args[0]), leaves_up_to(inner.tree, args[1])
+        for p, t in zip(primals, tangents, strict=True):
             if t is not None and _dtypes.is_complex(p.dtype):
                 raise MissingRule(
                     f"{self.label}.def_jvp('complex-step') needs real operands; got {p.dtype.name}."
                     " For complex ones use 'finite-difference' or a rule"
                 )
-            moved.append(p if t is None else jax.lax.complex(p, (self.STEP * t).astype(p.dtype)))
+        along, size = _unit(tangents, jnp.result_type(*(t for t in tangents if t is not None)))
+        double = _coarsest(inner, outputs, primals, tangents) <= np.finfo(np.float64).eps
+        step = 1e-30 if double else 1e-15
+        moved = [
+            p if t is None else _complex(p, step * t) for p, t in zip(primals, along, strict=True)
+        ]
         results = _kept(inner, outputs, moved)
         for leaf in results:
             if not _dtypes.is_complex(leaf.dtype):
@@ -154,7 +122,7 @@ class ComplexStep(_Numerical):
                     " 'finite-difference'"
                 )
         return [
-            (jnp.imag(y) / self.STEP).astype(struct.dtype)
+            (jnp.imag(y) / step * size).astype(struct.dtype)
             for y, struct in zip(results, outputs.structs, strict=True)
         ]
 
@@ -170,14 +138,10 @@ class FromVjp(_Numerical):
         primals, tangents = jax.tree.leaves(args[0]), leaves_up_to(inner.tree, args[1])
         wanted = tuple(t is not None for t in tangents)
         given = [t for t in tangents if t is not None]
-        rule = inner.definition.vjp_rule(inner.operand(wanted.index(True)))
-        cts_tree = masked(outputs.tree, outputs.kept)
-        pullback = Call(
-            rule, call.static, joined(inner.tree, cts_tree), 0, Wanted(wanted, inner.like)
-        )
 
         def along(cotangents: list[Any]) -> Any:
-            return _pairing(inner.definition.bind(pullback, [*primals, *cotangents]), given)
+            pulled = inner.definition.pull_general(inner, primals, wanted, cotangents)
+            return _pairing(pulled, given)
 
         return _per_element(along, outputs.structs, -1j, 1j)
 
@@ -240,6 +204,32 @@ def _kept(call: Call, outputs: Outputs, leaves: Sequence[Any]) -> list[Any]:
     structs = [core_struct(leaf, 0) for leaf in leaves]
     full = fill(call.definition.outputs(call, structs).kept, results)
     return [y for y, k in zip(full, outputs.kept, strict=True) if k]
+
+
+def _complex(real: Any, imaginary: Any) -> jax.Array:
+    dtype = jnp.promote_types(real.dtype, np.float32)  # there are no complex numbers of less
+    return jax.lax.complex(real.astype(dtype), imaginary.astype(dtype))
+
+
+def _coarsest(
+    call: Call, outputs: Outputs, primals: Sequence[Any], tangents: Sequence[Any]
+) -> float:
+    """The eps of the coarsest dtype between what moves and the results."""
+    seen = call.definition.role.seen(call, [core_struct(p, 0) for p in primals])
+    passed = [s.dtype for s in outputs.structs] + list(outputs.declared)
+    for p, known, t in zip(primals, seen, tangents, strict=True):
+        passed += [] if t is None else [p.dtype, known]
+    return max(float(jnp.finfo(d).eps) for d in passed if _dtypes.is_inexact(d))
+
+
+def _unit(tangents: Sequence[Any], dtype: Any) -> tuple[list[Any], Any]:
+    """The tangents (or ``None``) divided by the largest number in them, and that number.
+
+    It is no part of the derivative, which is linear in the tangents.
+    """
+    size = _largest([t for t in tangents if t is not None]).astype(dtype)
+    size = jax.lax.stop_gradient(jnp.where(size == 0, jnp.ones((), dtype), size))
+    return [None if t is None else (t / size).astype(t.dtype) for t in tangents], size
 
 
 def _largest(leaves: Sequence[Any]) -> Any:

@@ -402,6 +402,8 @@ def _open(definition: Definition, name: str, text: str) -> Any:
         results, static = sum(site.kept), site.static.values
         return loop.site(definition.label, names, results, loops, site.threads, static)
     parameters = definition.parameters
+    if definition.parent is not None:
+        parameters = parameters.behind(len(site.tree.children()))
     keywords = parameters.accepted(site.static.values)
     if parameters.wants_wrt:
         keywords["wrt"] = Wrt.named(definition.parent, site.wanted)
@@ -435,7 +437,8 @@ def _plan(definition: Definition, site: Site, core: list[tuple]) -> Any:
     """The object of ``def_plan`` for a call site with these core shapes and dtypes."""
     structs = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in core]
     make: Any = definition.make_plan
-    accepted = Parameters.of(make).accepted(site.static.values)
+    parameters = Parameters.of(make).behind(len(site.tree.children()))
+    accepted = parameters.accepted(site.static.values)
     return make(*tree_unflatten(site.tree, structs), **accepted)
 
 

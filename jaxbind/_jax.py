@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
 
@@ -90,6 +91,14 @@ def concrete_array() -> type:
     """The type of concrete arrays (``isinstance`` with ``jax.Array`` also takes tracers)."""
     with jax.ensure_compile_time_eval():  # the first call may come while tracing
         return type(jnp.zeros(()))
+
+
+def computing() -> AbstractContextManager[None]:
+    """Compute at once with what is concrete, also in an abstract rule.
+
+    There jax 0.12 has no current trace at all, and ``jax.ensure_compile_time_eval`` brings none.
+    """
+    return jax.core.eval_context()
 
 
 def with_sharding_of(value: Any, aval: Any) -> Any:

@@ -89,7 +89,7 @@ class _Function:
         if self.can_batch:
             kwargs["batch_axes"] = None
         declared = self.abstract(*args, **kwargs)
-        return [jax.ShapeDtypeStruct(entry[0], entry[1]) for entry in declared]
+        return [jax.ShapeDtypeStruct(_shape(entry[0]), entry[1]) for entry in declared]
 
     def _declare_derivatives(self, binding: Binding) -> None:
         if self.derivatives is not None:
@@ -106,6 +106,11 @@ class _Function:
             binding.def_transpose(caller)
 
 
+def _shape(given: Any) -> tuple[int, ...]:
+    """A shape, which may be the size of a vector."""
+    return (int(given),) if isinstance(given, (int, np.integer)) else tuple(given)
+
+
 class _Caller:
     """Calls ``f(out, args, kwargs_dump)`` from a function or rule of a binding."""
 
@@ -119,12 +124,13 @@ class _Caller:
         self.__name__ = getattr(f, "__name__", "f")
 
     def __call__(self, *args: Any, out: Any, loop: int = 0, **kwargs: Any) -> None:
-        operands, outs = self._flat(args, out)
+        operands, outs = self._flat(args, out, loop)
         if self.owner.can_batch:
             operands, outs, kwargs = self._announce(operands, outs, loop, kwargs)
         self.f(tuple(outs), tuple(operands), KwargsDump(kwargs))
 
-    def _flat(self, args: tuple, out: Any) -> tuple[list[Any], list[Any]]:
+    def _flat(self, args: tuple, out: Any, loop: int) -> tuple[list[Any], list[Any]]:
+        """The operands and results in JAXbind's order; each result has all loop dimensions."""
         fixed = self.owner.first_n_args_fixed
         if self.kind == "call":
             return list(args), list(out)
@@ -134,11 +140,13 @@ class _Caller:
         if self.kind == "jvp":
             return [*primals, *second[fixed:]], list(out)
         # JAXbind 1.3 has no `wrt`: the rule writes the cotangents of all arguments
+        operands = [*primals, *second]
+        full = np.broadcast_shapes(*(x.shape[:loop] for x in operands if x is not None))
         outs = [
-            np.empty_like(x) if o is None else o
+            np.empty(full + x.shape[loop:], x.dtype) if o is None else o
             for o, x in zip(out[fixed:], primals[fixed:], strict=True)
         ]
-        return [*primals, *second], outs
+        return operands, outs
 
     def _announce(
         self, operands: list[Any], outs: list[Any], loop: int, kwargs: dict[str, Any]

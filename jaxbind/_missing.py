@@ -42,7 +42,13 @@ def effect(definition: Definition) -> TypeError:
     )
 
 
-def no_vjp(label: str, operand: str) -> TypeError:
+def no_vjp(label: str, operand: str, made: str) -> TypeError:
+    """For a function with a pushforward only; ``made``: how that is made, if it is."""
+    if made == "from-vjp":
+        return MissingRule(
+            f"{label}: differentiation with respect to {operand} needs {label}.def_vjp(rule), from"
+            f" which {label}.def_jvp('from-vjp') makes the pushforward"
+        )
     return MissingRule(
         f"{label}: reverse-mode differentiation (jax.grad, jax.vjp) with respect to"
         f" {operand} needs {label}.def_vjp(rule); only a rule for forward mode was"
@@ -55,7 +61,10 @@ def no_jvp(call: Call) -> TypeError:
     """For the call of a pushforward that nobody declared."""
     parent = call.definition.parent
     tree, tangents = call.tree.children()
-    operand = parent.operand_name(tree, present(tree, tangents).index(True))
+    index = present(tree, tangents).index(True)
+    if not parent.has_derivative:
+        return no_rule(parent, call.definition.role.parent_call(call), index)
+    operand = parent.operand_name(tree, index)
     return MissingRule(
         f"{parent.label}: forward-mode differentiation (jax.jvp, jax.jacfwd, jax.hessian)"
         f" with respect to {operand} needs {parent.label}.def_jvp(rule); only a rule for"

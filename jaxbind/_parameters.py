@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jaxbind import _jax
@@ -71,7 +71,11 @@ class Parameters:
                 if p.kind is not p.KEYWORD_ONLY:
                     out_place = len(operands)
                     out_named = p.kind is not p.POSITIONAL_ONLY
-            elif rule and p.name == "wrt" and p.kind is p.KEYWORD_ONLY:
+            elif (
+                rule
+                and p.name == "wrt"
+                and (p.kind is p.KEYWORD_ONLY or (operands and p.kind is p.POSITIONAL_OR_KEYWORD))
+            ):
                 wants_wrt = True
             elif p.kind in _POSITIONAL:
                 operands.append(p.name)
@@ -97,6 +101,18 @@ class Parameters:
             out_place=out_place,
             out_named=out_named,
         )
+
+    def behind(self, count: int) -> Parameters:
+        """The parameters of a rule that is called with ``count`` positional arguments.
+
+        What stands behind them can be given by keyword, and so is a static parameter as good as
+        one that can be given by keyword only.
+        """
+        late = [name for name in self.operands[count:] if name in self.by_keyword]
+        if not late:
+            return self
+        static = {name: self.defaults.get(name, _EMPTY) for name in late}
+        return replace(self, operands=self.operands[:count], static={**static, **self.static})
 
     def by_keyword_out(self, function: Callable) -> Callable:
         """The function with ``out`` as a keyword, wherever it stands among its parameters."""
@@ -141,7 +157,8 @@ class Parameters:
         for name, default in self.static.items():
             if name not in static:
                 if default is _EMPTY:
-                    raise TypeError(f"{label}: missing the static keyword argument {name}=")
+                    made = f", which {label}.def_plan(make) would make" if name == "plan" else ""
+                    raise TypeError(f"{label}: missing the static keyword argument {name}={made}")
                 if is_hashable(default):
                     static[name] = default  # otherwise left to the function
         return operands, hashable(label, static)

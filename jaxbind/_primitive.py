@@ -280,7 +280,8 @@ def _lower_elsewhere(ctx: Any, *operands: Any, call: Call) -> Any:
     if not found or None in found:
         raise _missing.no_implementation(definition, ", ".join(platforms))
     implementation: Any = found[0]
-    keywords = Parameters.of(implementation).accepted(call.static.values)
+    parameters = Parameters.of(implementation).behind(len(call.tree.children()))
+    keywords = parameters.accepted(call.static.values)
     outputs = definition.outputs(call, [core_struct(a, call.loop) for a in ctx.avals_in])
     label = f"{definition.label}.def_impl: the implementation"
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -22,6 +22,7 @@ from jax.interpreters import ad
 
 from jaxbind import _dtypes
 from jaxbind._call import Call, Outputs, PyTreeDef, core_struct, fill, joined, masked, owners
+from jaxbind._parameters import Parameters
 from jaxbind._shapes import Shapes
 
 if TYPE_CHECKING:
@@ -80,6 +81,17 @@ class Function:
     multilinear: frozenset[int]
     nondiff: frozenset[int]
     compute: np.dtype | None
+
+    #: how many positional arguments a rule gets, if that is known
+    positional: ClassVar[None] = None
+    #: whether a rule may ask which cotangents are wanted
+    takes_wrt: ClassVar[bool] = False
+    #: calls by JAX what a rule is a part of only
+    whole: ClassVar[None] = None
+
+    def calling(self, parameters: Parameters) -> Parameters:
+        """How something beside the function is called: as the function is."""
+        return parameters
 
     def lacks(self, call: Call, structs: Sequence[Any]) -> bool:
         """Whether operands lack optional dimensions: then a function cannot tell its core ones."""
@@ -142,6 +154,11 @@ class Function:
         """Normalise the arguments of a direct call; returns them and ``Call.like``."""
         del definition
         return args, None
+
+    def completed(self, call: Call, structs: Sequence[Any]) -> Any:
+        """``Call.like`` where every result that could be wanted is."""
+        del structs
+        return call.like
 
     def wanted(self, call: Call) -> tuple[bool, ...]:
         """Of which of its parent's arguments a derivative gives the cotangents."""

@@ -59,7 +59,7 @@ class Traced:
         self.parameters = Parameters.of(function, rule=has_wrt)
 
     def __call__(self, call: Call, outputs: Outputs, args: tuple) -> list[Any]:
-        static = self.parameters.accepted(call.static.values)
+        static = self.parameters.behind(len(args)).accepted(call.static.values)
         if self.parameters.wants_wrt:
             static["wrt"] = Wrt.of(call)
         result = self.function(*args, **static)
@@ -102,7 +102,8 @@ class Partials:
                     f" {self.label} is None. Give one, or use jax.lax.stop_gradient on that"
                     " argument"
                 )
-            static = Parameters.of(partial).accepted(call.static.values)
+            parameters = Parameters.of(partial).behind(len(primals))
+            static = parameters.accepted(call.static.values)
             values = flatten(outputs.tree, outputs.kept, partial(*primals, **static))
             for o, (value, struct) in enumerate(zip(values, outputs.structs, strict=True)):
                 what = f"{self.label}: the rule of {name}"
@@ -126,18 +127,19 @@ class Jacobians:
     skips_zeros = True
     transposable = True
 
-    def __init__(self, function: Callable, label: str):
+    def __init__(self, function: Callable, label: str, *, packed: bool):
         self.function = function
         self.label = label
+        self.packed = packed
         self.parameters = Parameters.of(function)
 
     def __call__(self, call: Call, outputs: Outputs, args: tuple) -> list[Any]:
         primals, packed_tangents = args
         tree = call.tree.children()[0]
         tangents = leaves_up_to(tree, packed_tangents)
-        static = self.parameters.accepted(call.static.values)
-        packed = self.parameters.operands == ("primals",)
-        result = self.function(*((primals,) if packed else primals), **static)
+        given = (primals,) if self.packed else primals
+        static = self.parameters.behind(len(given)).accepted(call.static.values)
+        result = self.function(*given, **static)
         per_output = flatten(outputs.tree, outputs.kept, result)
         totals: list[Any] = []
         for jacobians, struct in zip(per_output, outputs.structs, strict=True):
@@ -157,6 +159,11 @@ class Jacobians:
                 total = term if total is None else total + term
             totals.append(total)
         return totals
+
+
+def takes_primals(parameters: Parameters) -> bool:
+    """Whether a rule for Jacobians gets the tuple of primals, and nothing else by position."""
+    return parameters.behind(1).operands == ("primals",)
 
 
 def _cast(what: str, value: Any, struct: jax.ShapeDtypeStruct) -> jax.Array:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import tree_flatten, tree_structure, tree_unflatten
 
-from jaxbind import _dtypes
+from jaxbind import _dtypes, _jax
 from jaxbind._call import Call, Outputs, PyTreeDef
 from jaxbind._kernels import Kernel, check_operand
 from jaxbind._parameters import Parameters
@@ -112,11 +112,10 @@ class FromSignature:
         dtypes = [s.dtype for s, kind in zip(structs, kinds, strict=True) if kind is not None]
         dtypes = dtypes or [s.dtype for s in structs] or [np.dtype(float)]
         promoted = jnp.result_type(*dtypes)
-        if self.compute is not None:
-            if not _dtypes.is_inexact(promoted):
-                promoted = _dtypes.canonical(self.compute)
-            elif _dtypes.is_complex(self.compute):
-                promoted = jnp.promote_types(promoted, np.complex64)
+        if self.compute is not None and not _converts(self.compute, np.dtype(promoted)):
+            promoted = _dtypes.canonical(self.compute)
+        elif self.compute is not None and _dtypes.is_complex(self.compute):
+            promoted = jnp.promote_types(promoted, np.complex64)
         return np.dtype(promoted)
 
 
@@ -138,13 +137,12 @@ class FromOut:
 
     def outputs(self, call: Call, structs: Structs) -> Outputs:
         label = call.definition.label
-        if isinstance(self.out, str):
-            result = _run_on_zeros(call, structs)
-        elif callable(self.out):
-            accepted = Parameters.of(self.out).accepted(call.static.values)
-            result = self.out(*call.arguments(list(structs)), **accepted)
-        else:
-            result = self.out
+        try:
+            with _jax.computing():
+                result = self._result(call, structs)
+        except Exception as error:
+            error.add_note(f"(in out= of {label}, for {', '.join(map(_shown, structs))})")
+            raise
         leaves, tree = tree_flatten(result)
         if not leaves:
             raise TypeError(
@@ -158,6 +156,19 @@ class FromOut:
                     " jax.ShapeDtypeStruct(shape, dtype), or a tuple, list or dict of them"
                 )
         return make_outputs(label, tree, leaves, self.compute)
+
+    def _result(self, call: Call, structs: Structs) -> Any:
+        if isinstance(self.out, str):
+            return _run_on_zeros(call, structs)
+        if not callable(self.out):
+            return self.out
+        arguments = call.arguments(list(structs))
+        parameters = Parameters.of(self.out).behind(len(arguments))
+        return self.out(*arguments, **parameters.accepted(call.static.values))
+
+
+def _shown(struct: jax.ShapeDtypeStruct) -> str:
+    return f"{struct.dtype.name}[{','.join(map(str, struct.shape))}]"
 
 
 def _run_on_zeros(call: Call, structs: Structs) -> Any:
@@ -191,10 +202,20 @@ def make_outputs(
             raise ValueError(f"{label}: result {index} is declared with shape {tuple(leaf.shape)}")
         structs.append(jax.ShapeDtypeStruct(tuple(leaf.shape), dtype))
         known = np.dtype(leaf.dtype)
-        if compute is not None and _dtypes.is_inexact(known):
+        if _converts(compute, known):
             known = _dtypes.computing(known, compute)
         dtypes.append(known)
     return Outputs(tree, (True,) * len(structs), tuple(structs), tuple(dtypes))
+
+
+def _converts(compute: np.dtype | None, known: np.dtype) -> bool:
+    """Whether a result declared as ``known`` is computed in another dtype.
+
+    Numbers are, integers only by functions that know integers only: an index stays an index.
+    """
+    if compute is None:
+        return False
+    return _dtypes.is_inexact(known) or (compute.kind in "iu" and known.kind in "iu")
 
 
 def declare(

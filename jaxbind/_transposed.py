@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import tree_flatten
 
 from jaxbind import _dtypes
-from jaxbind._call import Call, Outputs, PyTreeDef, fill, joined, owners, present
+from jaxbind._call import (
+    Call,
+    Outputs,
+    PyTreeDef,
+    cotangents_present,
+    fill,
+    joined,
+    owners,
+    present,
+)
+from jaxbind._parameters import Parameters
 from jaxbind._roles import GENERAL, LINEAR, NONDIFF, Kinds, Like, core_structs
-from jaxbind._shapes import ARRAY, FromSignature
+from jaxbind._shapes import ARRAY, FromSignature, Shapes
+from jaxbind._signature import Signature
 from jaxbind._wrt import by_argument
-
-if TYPE_CHECKING:
-    pass
 
 
 class Transposed:
@@ -26,17 +36,32 @@ class Transposed:
     """
 
     mixed = False
+    takes_wrt = True
+    bare = True
+    whole = None
+
+    def __init__(self, parent: Any, group: Hashable):
+        self.parent = parent
+        self.group = group
+
+    @property
+    def positional(self) -> int | None:
+        """How many positional arguments a rule gets, if that is known."""
+        calling, linear = self.parent.calling, self.parent.role.linear
+        count = calling.fill or len(calling.operands)
+        group = linear if self.group == LINEAR else {self.group}
+        if calling.variadic or (group is True and count > 1):  # which depends on their dtypes
+            return None
+        return 1 if group is True else count - len(group) + 1
+
+    def calling(self, parameters: Parameters) -> Parameters:
+        """How it is called, with the static parameters of the function."""
+        return replace(parameters, operands=(), defaults={}, by_keyword=frozenset(), variadic=True)
 
     def lacks(self, call: Call, structs: Sequence[Any]) -> bool:
         del call, structs
         signature = getattr(self.parent.role.shapes, "signature", None)
         return signature is not None and any(d.optional for core in signature.inputs for d in core)
-
-    bare = True
-
-    def __init__(self, parent: Any, group: Hashable):
-        self.parent = parent
-        self.group = group
 
     def operand_name(self, definition: Any, tree: PyTreeDef, index: int) -> str:
         position, path = owners(tree)[index]
@@ -88,15 +113,25 @@ class Transposed:
         )
 
     def core_ranks(self, call: Call, ranks: Sequence[int]) -> list[int] | None:
-        shapes = self.parent.role.shapes
-        if not isinstance(shapes, FromSignature):
+        turned = self._turned(call)
+        if turned is None:
             return None
-        signature = shapes.signature
-        others = [len(signature.inputs[p]) for p in self._positions(call)]
-        return others + [len(core) for core in signature.outputs]
+        names = [call.operand(i) for i in range(len(ranks))]
+        return turned.core_ranks(call.definition.label, ranks, names)
 
     def check(self, call: Call, shapes: Sequence[Sequence[Any]]) -> None:
-        del call, shapes
+        turned = self._turned(call)
+        if turned is not None:
+            names = [call.operand(i) for i in range(len(shapes))]
+            turned.check(call.definition.label, shapes, names)
+
+    def _turned(self, call: Call) -> FromSignature | None:
+        """Our shapes, where the parent has a signature."""
+        like = call.like
+        assert isinstance(like, Like)
+        return _turned(
+            call.definition.label, self.parent.role.shapes, like.positions, call.tree.children()[-1]
+        )
 
     def outputs(self, call: Call, structs: Sequence[Any]) -> Outputs:
         like = call.like
@@ -105,6 +140,12 @@ class Transposed:
         structs = tuple(s for s, w in zip(like.structs, like.wanted, strict=True) if w)
         declared = tuple(_dtypes.computing(np.dtype(s.dtype), compute) for s in structs)
         return Outputs(_group_tree(like), like.wanted, structs, declared)
+
+    def completed(self, call: Call, structs: Sequence[Any]) -> Any:
+        del structs
+        like = call.like
+        assert isinstance(like, Like)
+        return like._replace(wanted=(True,) * len(like.structs))
 
     def wanted(self, call: Call) -> tuple[bool, ...]:
         like = call.like
@@ -203,19 +244,34 @@ def _deduce_like(parent: Any, definition: Any, group: Hashable, args: tuple) -> 
             f"{definition.label}: got {len(args)} arguments; it takes {len(others) + 1}: the"
             " arguments in which the function is not linear, then the cotangents"
         )
-    cotangents = args[-1] if len(signature.outputs) > 1 else (args[-1],)
-    cores = [signature.inputs[p] for p in others] + list(signature.outputs)
-    known = [*args[:-1], *cotangents]
-    sizes: dict[str, Any] = {}
-    for core, value in zip(cores, known, strict=True):
-        shape = np.shape(value)
-        sizes.update(zip((d.name for d in core), shape[len(shape) - len(core) :], strict=True))
-    dtype = _dtypes.canonical(jnp.result_type(*cotangents))
-    structs = []
-    for p in positions:
-        core = signature.inputs[p]
-        if any(d.size is None and d.name not in sizes for d in core):
-            raise TypeError(remedy)
-        shape = tuple(d.size if d.size is not None else sizes[d.name] for d in core)
-        structs.append(jax.ShapeDtypeStruct(shape, dtype))
-    return Like(positions, (ARRAY,) * len(positions), tuple(structs), (True,) * len(structs))
+    leaves, tree = tree_flatten(args)
+    turned: Any = _turned(definition.label, shapes, positions, tree.children()[-1])
+    names = [definition.operand_name(tree, i) for i in range(len(leaves))]
+    ranks = turned.core_ranks(definition.label, [np.ndim(x) for x in leaves], names)
+    cores = [np.shape(x)[np.ndim(x) - rank :] for x, rank in zip(leaves, ranks, strict=True)]
+    turned.check(definition.label, cores, names)
+    resolved = turned.signature.of_core_ranks(ranks)
+    if resolved.computed():
+        raise TypeError(remedy)
+    dtype = _dtypes.canonical(jnp.result_type(*leaves[len(others) :]))
+    sizes = resolved.output_shapes(resolved.sizes(cores, names))
+    structs = tuple(jax.ShapeDtypeStruct(shape, dtype) for shape in sizes)
+    return Like(positions, (ARRAY,) * len(positions), structs, (True,) * len(structs))
+
+
+def _turned(
+    label: str, shapes: Shapes, positions: tuple[int, ...], cotangents: PyTreeDef
+) -> FromSignature | None:
+    """The shapes of the transpose in ``positions``: the other inputs and outputs come first.
+
+    Raises:
+      TypeError: if the cotangents have another structure than the results.
+    """
+    if not isinstance(shapes, FromSignature):
+        return None
+    signature = shapes.signature
+    others = [core for p, core in enumerate(signature.inputs) if p not in positions]
+    has = cotangents_present(label, shapes.tree, cotangents)
+    results = [core for core, h in zip(signature.outputs, has, strict=True) if h]
+    taken = tuple(signature.inputs[p] for p in positions)
+    return FromSignature(Signature((*others, *results), taken), None, None)

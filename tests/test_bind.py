@@ -247,6 +247,31 @@ def test_out_may_be_arrays_and_anything_with_a_shape():
         np.testing.assert_array_equal(jaxbind.bind(lambda v: v * x, out=out)(2.0), 2 * x)
 
 
+WAYS = {
+    "eager": lambda f: f,
+    "jit": jax.jit,
+    "vmap": lambda f: lambda v: jax.vmap(f)(v[None])[0],
+    "shapes": lambda f: lambda v: jnp.zeros_like(jax.eval_shape(f, v)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_out_may_compute_with_jax(way):
+    """While JAX traces a call there is no trace of its own to compute with (jax 0.12)."""
+
+    def shape(v):
+        return jax.ShapeDtypeStruct((int(jnp.prod(jnp.asarray((*v.shape, 2)))),), v.dtype)
+
+    for out in (shape, lambda v: jnp.concatenate([jnp.zeros(v.shape), jnp.ones(v.shape)])):
+        f = jaxbind.bind(lambda v: np.concatenate([v, v]), out=out)
+        assert WAYS[way](f)(x).shape == (6,)
+
+
+def test_infer_runs_a_function_that_calls_jax():
+    f = jaxbind.bind(lambda v: np.asarray(jnp.sort(v)), out="infer", allow_jax=True)
+    np.testing.assert_array_equal(f(-x), np.sort(-x))
+
+
 def test_infer_runs_once_on_zeros():
     seen = []
 

@@ -570,6 +570,21 @@ def test_other_compute_dtypes(compute, x64):
     assert seen == [ALL[compute]]
 
 
+@pytest.mark.parametrize("operand", ["int32", "uint8", "int16"])
+@pytest.mark.parametrize("declared", [None, "int32"])
+def test_functions_that_know_one_integer_type(operand, declared, both_x64):
+    """As for floating-point types: the results are converted back, also in 32 bits."""
+    seen = []
+    f = jaxbind.bind(
+        lambda i: seen.append(i.dtype) or i * 2, "()->()", dtype=declared, compute_dtype=np.int64
+    )
+    got = f(jnp.asarray(3, operand))
+    assert got == 6 and got.dtype == (declared or jnp.asarray(3, operand).dtype)
+    assert seen == [np.int64]
+    shaped = jaxbind.bind(lambda i: i * 2, out=lambda i: i, compute_dtype=np.int64)
+    assert shaped(jnp.asarray(3, operand)) == 6
+
+
 def test_integer_results_are_left_alone(both_x64):
     f = jaxbind.bind("(n)->(),()", dtype=(np.float32, np.int32), compute_dtype=float)(
         lambda v: (v.max(), np.int32(v.argmax()))

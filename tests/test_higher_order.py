@@ -420,6 +420,54 @@ def test_made_derivatives_of_made_derivatives(how):
         close(jax.jacfwd(along)(1.0), 4 * x**2 * jnp.exp(2 * x), 1e-4)
 
 
+def _unused_results(traced):
+    """``x**3 y`` with a second pullback that uses both of its cotangents, as it may."""
+    f = jaxbind.bind(lambda x, y: x**3 * y, "(),()->()", name="f")
+    f.def_vjp(lambda p, c: (3 * p[0] ** 2 * p[1] * c, p[0] ** 3 * c))
+
+    @f.vjp.def_vjp(traced=traced)
+    def _(primals, cotangents):
+        (x, y), c = primals
+        u, v = cotangents
+        assert u.shape == v.shape == ()
+        return (
+            (6 * x * y * c * u + 3 * x**2 * c * v, 3 * x**2 * c * u),
+            3 * x**2 * y * u + x**3 * v,
+        )
+
+    return f
+
+
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize(("i", "j"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_cotangents_of_results_that_nobody_wanted_are_zeros(i, j, traced):
+    """A pullback's pullback sees a cotangent of each result, whichever arguments vary."""
+    f, args = _unused_results(traced), (2.0, 3.0)
+    twin = jax.grad(jax.grad(lambda x, y: x**3 * y, i), j)
+    got = jax.grad(jax.grad(f, i), j)
+    assert got(*args) == twin(*args)
+    xs = jnp.arange(1.0, 4.0)
+    close(jax.jit(jax.vmap(got, (0, None)))(xs, 3.0), jax.vmap(twin, (0, None))(xs, 3.0))
+
+
+def test_forward_over_reverse_over_reverse_in_one_of_two_arguments():
+    """The derivative of such a pullback in its cotangents is the pushforward's, with zeros, too."""
+    f = jaxbind.bind(lambda x, y: x**2 * y, "(),()->()", name="f")
+    f.def_vjp(lambda p, c: (2 * p[0] * p[1] * c, p[0] ** 2 * c))
+    second = f.vjp.def_vjp(
+        lambda p, w: (
+            (2 * p[0][1] * p[1] * w[0] + 2 * p[0][0] * p[1] * w[1], 2 * p[0][0] * p[1] * w[0]),
+            2 * p[0][0] * p[0][1] * w[0] + p[0][0] ** 2 * w[1],
+        )
+    )
+    f.def_jvp("from-vjp")
+    f.vjp.def_jvp("from-vjp")
+    second.def_jvp("finite-difference")
+    third = jax.jacfwd(jax.grad(jax.grad(f, 0), 0), 1)
+    assert abs(third(3.0, 5.0) - 2.0) < 1e-6
+    assert jax.jacfwd(jax.grad(f, 0), 0)(3.0, 5.0) == 10.0
+
+
 def of_parts(function, args):
     """A function of the real parts of all operands and the imaginary parts of complex ones."""
     count = len(args)

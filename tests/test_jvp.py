@@ -178,6 +178,44 @@ def test_the_derivative_of_a_partly_linear_function_called_directly():
     close(foreign.blend.jvp(args, (None, None, t[2])), t[2] * (w * jnp.cos(c) - x * jnp.sin(c)))
 
 
+def partly_linear():
+    """``x y`` with a count beside it, linear in x."""
+    count = jax.ShapeDtypeStruct((), int)
+    f = jaxbind.bind(lambda x, y: (x * y, 3), out=lambda x, y: (x, count), linear="x")
+    f.def_transpose(lambda y, cts: cts[0] * y)
+    f.def_jvp(lambda primals, tangents: (primals[0] * tangents[1], None))
+    f.def_vjp(lambda primals, cts: (None, primals[0] * cts[0]))
+    return f
+
+
+def test_partly_linear_derivatives_are_called_like_others():
+    f = partly_linear()
+    close(f.jvp((2.0, 3.0), (1.0, 10.0)), (23.0, None))
+    close(f.jvp((2.0, 3.0), (1.0, None)), (3.0, None))
+    close(f.jvp([2.0, 3.0], [None, None]), (0.0, None))
+    small = np.float32(2.0), np.float32(3.0)
+    with jax.enable_x64(True):
+        tangent, nothing = f.jvp(small, (1.0, 1))
+        assert tangent.dtype == np.float32 and nothing is None
+    close(jax.jit(lambda x: f.jvp((x, 3.0), (x, None)))(2.0), (6.0, None))
+    mapped = jax.vmap(lambda x: f.jvp((x, 3.0), (1.0, x))[0])(jnp.arange(3.0))
+    close(mapped, 3.0 + jnp.arange(3.0) ** 2)
+
+
+def test_partly_linear_derivatives_are_refused_like_others():
+    f = partly_linear()
+    for tangents, text in {
+        (1.0,): "jvp: got 1 tangents for 2 primals; give one per positional argument",
+        (1.0, 2.0, 3.0): "jvp: got 3 tangents for 2 primals",
+        2.0: "jvp: tangents must be a tuple with an entry per positional argument of",
+        (1j, None): "jvp: a tangent is complex128, where float64 is wanted; give its real part",
+    }.items():
+        with pytest.raises(TypeError, match=text):
+            f.jvp((2.0, 3.0), tangents)
+    with pytest.raises(TypeError, match="jvp: primals must be a tuple"):
+        f.jvp(2.0, (1.0, 1.0))
+
+
 def test_a_derivative_broadcasts_like_its_function():
     x, y, t = jnp.ones((3, 1)), jnp.arange(4.0), jnp.arange(3.0)[:, None]
     got = foreign.product.jvp((x, y), (t, None))
@@ -282,6 +320,60 @@ def test_finite_differences_for_operands_and_tangents_of_any_size(x, scale, bits
     assert abs(got - 2 * x) <= tolerance * max(1.0, abs(2 * x))
 
 
+COARSE = {
+    "another operand": lambda dtype: (jaxbind.bind(lambda x, y: np.sin(x) * y, "(),()->()"), dtype),
+    "the result": lambda dtype: (
+        jaxbind.bind(lambda x, y: (np.sin(x) * y).astype(dtype), "(),()->()", dtype=dtype),
+        float,
+    ),
+    "the function": lambda dtype: (
+        jaxbind.bind(lambda x, y: np.sin(x) * y, "(),()->()", compute_dtype=dtype),
+        float,
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("coarse", COARSE)
+def test_finite_differences_follow_the_coarsest_dtype(coarse, dtype):
+    """Rounding in it must not drown the difference, whatever else is more precise."""
+    f, first = COARSE[coarse](dtype)
+    f.def_jvp("finite-difference")
+    args = jnp.linspace(0.0, 3.0, 20, dtype=first), jnp.asarray(2.0, float)
+    got = jax.jvp(f, args, tuple(map(jnp.ones_like, args)))[1]
+    x = np.asarray(args[0], float)
+    tolerance = 10 * float(jnp.finfo(dtype).eps) ** (2 / 3)
+    np.testing.assert_allclose(got, 2 * np.cos(x) + np.sin(x), rtol=0, atol=tolerance)
+
+
+@settings(max_examples=20)
+@given(
+    x=st.floats(-3, 3),
+    digits=st.integers(-290, 290),
+    how=st.sampled_from(["finite-difference", "complex-step"]),
+    dtype=st.sampled_from([np.float64, np.float32]),
+)
+def test_numerical_derivatives_are_homogeneous(x, digits, how, dtype):
+    """The tangent may be as large or as small as its dtype has numbers."""
+    f = jaxbind.bind(lambda x: np.exp(x), "()->()", name="exp_for_numerical_derivatives")
+    f.def_jvp(how)
+    t = jnp.asarray(10.0 ** (digits if dtype == np.float64 else digits // 10), dtype)
+    got = jax.jvp(f, (jnp.asarray(x, dtype),), (t,))[1]
+    assert got.dtype == dtype
+    eps = float(jnp.finfo(dtype).eps)
+    tolerance = 100 * eps if how == "complex-step" else 100 * eps ** (2 / 3)
+    assert abs(float(got / t) - np.exp(x)) <= tolerance * 30
+
+
+def test_a_complex_step_in_half_precision():
+    f = jaxbind.bind(lambda x: x**3, "()->()", name="half_cube")
+    f.def_jvp("complex-step")
+    x = jnp.asarray(1.5, jnp.bfloat16)
+    tangent = jax.jvp(f, (x,), (x,))[1]
+    assert tangent.dtype == jnp.bfloat16
+    assert abs(float(tangent) - 3 * 1.5**3) < 0.05
+
+
 def test_both_from_the_other_is_refused():
     f = jaxbind.bind(lambda x: x**2, "(n)->(n)")
     f.def_jvp("from-vjp")
@@ -293,6 +385,46 @@ def test_both_from_the_other_is_refused():
         f.def_jvp("from-vjp")
     with pytest.raises(TypeError, match=r"def_jvp\('guess'\) is not known"):
         f.def_jvp("guess")
+
+
+JACOBIANS = {
+    "two results": (lambda x: (x**2, x), lambda x: (2 * x * np.eye(3), np.eye(3))),
+    "a dict": (
+        lambda x: {"s": x**2, "t": x},
+        lambda x: {"s": 2 * x * np.eye(3), "t": np.eye(3)},
+    ),
+    "one result": (lambda x: x**2, lambda x: 2 * x * np.eye(3)),
+}
+
+
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("of_one", [False, True])
+@pytest.mark.parametrize("which", JACOBIANS)
+def test_jacobians_for_a_single_argument(which, of_one, traced):
+    """For each result a tuple with an array per argument; here the array alone will do."""
+    function, slopes = JACOBIANS[which]
+    f = jaxbind.bind(function, out=lambda x: jax.tree.map(lambda _: x, function(X)))
+
+    def rule(x):
+        return jax.tree.map(lambda j: (j,) if of_one else j, slopes(x))
+
+    f.def_jacobian(rule, traced=traced)
+    close(jax.jacfwd(f)(X), jax.tree.map(jnp.asarray, slopes(X)))
+
+
+def test_jacobians_for_a_single_argument_of_several_arrays():
+    f = jaxbind.bind(
+        lambda d: {"s": d["a"] * d["b"], "t": d["a"]}, out=lambda d: {"s": d["a"], "t": d["a"]}
+    )
+    f.def_jacobian(
+        lambda d: {
+            "s": ({"a": np.diag(d["b"]), "b": np.diag(d["a"])},),
+            "t": ({"a": np.eye(3), "b": np.zeros((3, 3))},),
+        }
+    )
+    d = {"a": X, "b": X + 1}
+    got = jax.jvp(f, (d,), (d,))[1]
+    close(got, {"s": jnp.asarray(2 * X * (X + 1)), "t": jnp.asarray(X)})
 
 
 def test_partials_are_for_arrays():
@@ -312,3 +444,22 @@ def test_rules_that_a_linear_function_would_never_use_are_refused(rules):
     for name, rule in rules.items():
         with pytest.raises(TypeError, match="def_transpose"):
             getattr(f, name)(rule)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("def_jvp", "finite-difference"),
+        ("def_jvp", "complex-step"),
+        ("def_jvp", "from-vjp"),
+        ("def_vjp", "from-jvp"),
+        ("def_partials", jnp.ones_like),
+        ("def_jacobian", lambda x: np.eye(len(x))),
+    ],
+)
+@pytest.mark.parametrize("linear", [{"linear": True}, {"multilinear": "x"}], ids=str)
+def test_derivatives_that_a_linear_function_would_never_use_are_refused(linear, name, given):
+    f = jaxbind.bind(lambda x: 2 * x, "(n)->(n)", **linear, name="twice")
+    with pytest.raises(TypeError, match=f"twice: {name} would never be called.*def_transpose"):
+        getattr(f, name)(given)
+    assert set(f.definition.rules) == set()

@@ -390,7 +390,7 @@ def test_the_owner_is_kept(lib, x64):
         (lambda lib: jaxbind.bind(axpy_of(lib), aliases={"z": 0}), "aliases= names 'z'"),
         (lambda lib: jaxbind.bind(axpy_of(lib), aliases={"x": 0, "y": 0}), "several arguments"),
         (lambda lib: jaxbind.bind(axpy_of(lib), aliases={"x": 1})(np.ones(2), np.ones(2), alpha=1.0),
-         "aliases= maps argument 0 to result 1; there is 1 result, counted from 0"),
+         r"aliases= maps argument 0 \(x\) to result 1; there is 1 result, counted from 0"),
     ],
 )  # fmt: skip
 def test_refused(lib, make, text):

@@ -150,6 +150,58 @@ def test_an_abstract_function_gets_the_keywords_of_the_call_and_no_others():
     np.testing.assert_array_equal(jax.grad(lambda v: f(v, factor=2.0)[0].sum())(x), [2, 2, 2])
 
 
+@pytest.mark.parametrize("argnums", [0, 1, (0, 1)])
+@pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)])
+def test_some_gradients_of_functions_that_batch_by_themselves(axes, argnums):
+    """The rule writes all cotangents, also those that are not wanted, in full."""
+
+    def spread(args, kwargs_dump):
+        batch = load_kwargs(kwargs_dump)["batch_axes"]
+        return [v if batch is None or b else v[None] for v, b in zip(args, batch or args)]
+
+    def f(out, args, kwargs_dump):
+        x, y = spread(args, kwargs_dump)
+        out[0][()] = x * y
+
+    def f_jvp(out, args, kwargs_dump):
+        x, y, dx, dy = spread(args, kwargs_dump)
+        out[0][()] = x * dy + y * dx
+
+    def f_vjp(out, args, kwargs_dump):
+        x, y, ct = spread(args, kwargs_dump)
+        out[0][()] = y * ct
+        out[1][()] = x * ct
+
+    def shapes(count):
+        def abstract(x, y, *rest, batch_axes):
+            shape = (3,)
+            if batch_axes is not None:
+                shape = (next(v.shape[0] for v, b in zip((x, y, *rest), batch_axes) if b), 3)
+            return ((shape, x.dtype, 0),) * count
+
+        return abstract
+
+    g = get_nonlinear_call(f, (f_jvp, f_vjp), shapes(1), shapes(2), func_can_batch=True)
+    rng = np.random.default_rng(0)
+    args = [rng.standard_normal((4, 3) if a == 0 else 3) for a in axes]
+    got, want = (
+        jax.vmap(jax.grad(lambda x, y: (h(x, y) ** 2).sum(), argnums), axes)(*args)
+        for h in (lambda x, y: g(x, y)[0], lambda x, y: x * y)
+    )
+    jax.tree.map(np.testing.assert_allclose, got, want)
+
+
+def test_the_shape_of_a_vector_may_be_its_size():
+    def copy(out, args, kwargs_dump):
+        out[0][()] = args[0]
+
+    abstract = lambda x: ((x.size, x.dtype),)
+    f = get_linear_call(copy, copy, abstract, abstract)
+    x = np.arange(3.0)
+    np.testing.assert_array_equal(f(x)[0], x)
+    np.testing.assert_array_equal(jax.grad(lambda x: (f(x)[0] ** 2).sum())(x), 2 * x)
+
+
 def test_load_kwargs_of_a_pickled_array():
     dumped = np.frombuffer(pickle.dumps({"a": 1}), np.uint8)
     assert load_kwargs(dumped) == {"a": 1}

@@ -102,6 +102,24 @@ def test_missing_rules():
         jax.grad(only_jvp)(0.0)
 
 
+def test_missing_rules_of_derivatives_called_directly():
+    f = jaxbind.bind(lambda v: np.sin(v), "()->()", name="f")
+    with says(TypeError, "f: no derivative with respect to argument 0 (v): give f.def_vjp(rule)"):
+        f.jvp((0.0,), (1.0,))
+    with says(TypeError, "f: def_transpose is for functions declared linear (bind(...,"):
+        f.transpose  # noqa: B018
+    f.def_jvp("from-vjp")
+    with says(TypeError, "needs f.def_vjp(rule), from which f.def_jvp('from-vjp') makes the push"):
+        jax.jvp(f, (0.0,), (1.0,))
+
+
+def test_what_out_raises_is_told_of():
+    f = jaxbind.bind(lambda v: v, out=lambda v: 1 / 0, name="f")
+    with pytest.raises(ZeroDivisionError) as caught:
+        f(x)
+    assert "(in out= of f, for float64[3])" in caught.value.__notes__
+
+
 def test_missing_transposes():
     linear = jaxbind.bind(lambda v: 2 * v, "(n)->(n)", linear=True, name="twice")
     with says(TypeError, "twice: transposing with respect to argument 0 (v) (jax.grad, jax.vjp"):

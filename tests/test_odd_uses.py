@@ -118,6 +118,146 @@ def test_rules_that_are_not_told_what_is_wanted():
         f.def_vjp(lambda primals, ct, *, n: ct)
 
 
+# what is declared, with a static parameter that may stand in front of the keywords
+BY_NAME = {
+    "def_jvp": lambda f, r: f.def_jvp(lambda p, t, w=100: w * t[0], traced=r),
+    "def_vjp": lambda f, r: f.def_vjp(lambda p, ct, w: w * ct, traced=r),
+    "def_partials": lambda f, r: f.def_partials(lambda x, w=100: w + 0 * x, traced=r),
+    "def_jacobian": lambda f, r: f.def_jacobian(lambda x, w: w + 0 * x, traced=r),
+    "of the tuple": lambda f, r: f.def_jacobian(lambda primals, w: w + 0 * primals[0], traced=r),
+}
+
+
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("what", BY_NAME)
+def test_rules_take_static_parameters_by_name(what, traced):
+    """As in Python ``**static`` reaches every parameter that can be given by keyword."""
+    f = jaxbind.bind(lambda x, *, w=3: x * w, "()->()")
+    BY_NAME[what](f, traced)
+    slope = jax.grad if what == "def_vjp" else jax.jacfwd
+    assert slope(lambda x: f(x, w=5))(1.0) == 5
+    assert jax.vmap(slope(f))(x).tolist() == [3, 3, 3]
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_transposes_take_static_parameters_and_wrt_by_name(traced):
+    f = jaxbind.bind(
+        lambda x, y, k, *, w: (x + y) * k * w, "(),(),()->()", linear=("x", "y"), nondiff="k"
+    )
+
+    @f.def_transpose(traced=traced)
+    def _(k, ct, w, wrt):
+        assert len(wrt) == 3 and "k" not in wrt
+        return tuple(k * ct * w if name in wrt else None for name in "xy")
+
+    assert jax.grad(f)(2.0, 3.0, 4.0, w=5) == 20
+    assert jax.grad(f, (0, 1))(2.0, 3.0, 4.0, w=5) == (20, 20)
+    one = jaxbind.bind(lambda x, *, w: x * w, "()->()", linear=True)
+    one.def_transpose(lambda ct, w=100: ct * w, traced=traced)
+    assert jax.grad(one)(2.0, w=4) == 4
+
+
+def test_wrt_may_stand_in_front_of_the_keywords():
+    asked = []
+    f = jaxbind.bind(lambda x, y: x * y, "(),()->()")
+    f.def_vjp(lambda p, ct, wrt: asked.append(tuple(wrt)) or (ct * p[1], ct * p[0]))
+    assert jax.grad(f)(2.0, 3.0) == 3
+    assert asked == [(True, False)]
+
+
+def test_other_declarations_take_static_parameters_by_name():
+    f = jaxbind.bind(
+        lambda x, *, n: np.full(n, x), out=lambda x, n: jax.ShapeDtypeStruct((n,), x.dtype)
+    )
+    f.def_vmap(lambda size, batched, x, n: (jnp.tile(x[:, None], n), True))
+    assert f(2.0, n=3).shape == (3,)
+    assert jax.vmap(lambda v: f(v, n=2))(x).tolist() == [[0, 0], [1, 1], [2, 2]]
+    g = jaxbind.bind(lambda x, *, n, plan: x + plan, "()->()", name="g")
+    with pytest.raises(TypeError, match=r"g: missing .* argument plan=, which g.def_plan\(make\)"):
+        g(1.0, n=2)
+    g.def_plan(lambda x, n=100: n)
+    assert g(1.0, n=2) == 3
+
+
+def test_parameters_behind_those_that_a_rule_is_given():
+    f = jaxbind.bind(lambda x, *, w=3: x * w, "()->()", name="f")
+    text = "the rule has a parameter bogus behind the 2 that are given by position, which is no st"
+    with pytest.raises(TypeError, match=f"f.def_vjp: {text}"):
+        f.def_vjp(lambda primals, ct, bogus: ct)
+    with pytest.raises(TypeError, match="parameter wrt .* Rules of def_vjp and def_transpose are"):
+        f.def_jvp(lambda primals, tangents, wrt: tangents[0])
+    f.def_vjp(lambda primals, ct, scale=2.0: scale * ct)  # one of its own
+    assert jax.grad(f)(1.0) == 2
+
+
+DECLARE = {
+    "def_jvp": lambda f: f.def_jvp,
+    "def_vjp": lambda f: f.def_vjp,
+    "def_partials": lambda f: f.def_partials,
+    "def_jacobian": lambda f: f.def_jacobian,
+    "def_plan": lambda f: f.def_plan,
+    "def_impl('cuda')": lambda f: f.def_impl("cuda"),
+    "def_vmap": lambda f: f.def_vmap,
+}
+
+
+@pytest.mark.parametrize("what", DECLARE)
+def test_rules_that_cannot_be_called(what):
+    f = jaxbind.bind(lambda x, *, power=2, plan=None: x**power, "()->()", name="f")
+    declare = DECLARE[what](f)
+    with pytest.raises(TypeError) as caught:
+        declare(3)
+    assert f"f.{what}: got 3, which is not callable" in str(caught.value)
+    with pytest.raises(TypeError) as caught:
+        declare(lambda *args, power, bogus: args)
+    assert f"f.{what}: the rule has a keyword-only parameter bogus" in str(caught.value)
+    assert not f.definition.rules
+
+
+@pytest.mark.parametrize("made", [None, lambda x: 1])
+def test_a_plan_that_cannot_be_made(made):
+    f = jaxbind.bind(lambda x, *, plan: x, "()->()", name="f")
+    if made is None:
+        with pytest.raises(TypeError, match="f.def_plan: got None, which is not callable"):
+            f.def_plan(None)
+        assert f.definition.make_plan is None
+    else:
+        f.def_plan(made)
+        assert f(1.0) == 1
+
+
+def test_transposes_are_named_by_the_method_that_declares_them():
+    f = jaxbind.bind(lambda a, b: a * b, "(),()->()", multilinear=("a", "b"), name="f")
+    with pytest.raises(TypeError, match=r"^f\.def_transpose: the rule has a keyword-only par"):
+        f.def_transpose("a")(lambda b, ct, *, bogus: ct)
+    with pytest.raises(TypeError, match=r"^f\.def_transpose: got \[\], which is not callable"):
+        f.def_transpose("a")([])
+
+
+def test_a_rule_has_a_plan_of_its_own_only():
+    f = jaxbind.bind(lambda x, *, plan: plan * x, "()->()", name="f")
+    f.def_plan(lambda x: 2)
+    f.def_jvp(lambda primals, tangents, *, plan: plan * tangents[0])
+    text = r"f\.jvp: its rule has a keyword-only parameter plan.*f\.jvp\.def_plan\(make\)"
+    with pytest.raises(TypeError, match=text):
+        jax.make_jaxpr(jax.jacfwd(f))(1.0)
+    f.jvp.def_plan(lambda primals, tangents: 2)
+    assert jax.jvp(f, (1.0,), (1.0,)) == (2.0, 2.0)
+    for declare in (lambda r: f.def_vjp(r, traced=True), f.def_partials, f.def_vmap):
+        with pytest.raises(TypeError, match="Only functions and rules over NumPy arrays can have"):
+            declare(lambda *args, plan: args)
+
+
+def test_a_pushforward_used_before_it_is_declared_has_all_options():
+    """Reverse mode needs it, undeclared; what is declared afterwards is the same object."""
+    f = jaxbind.bind(lambda x: np.sin(x), "()->()", allow_jax=True, threads=4)
+    f.def_vjp(lambda primals, ct: np.cos(primals[0]) * ct)
+    assert jax.grad(f)(0.0) == 1
+    f.def_jvp(lambda primals, tangents: np.asarray(jnp.cos(primals[0])) * tangents[0])
+    assert jax.jvp(f, (0.0,), (2.0,))[1] == 2
+    assert f.jvp.definition.threads == 4
+
+
 def test_no_tangent_of_a_partly_linear_function():
     f = jaxbind.bind(lambda x, k: x * k, "(n),()->(n)", linear="x")
     np.testing.assert_array_equal(f.jvp((x, 2.0), (x, None)), 2 * x)

@@ -152,3 +152,23 @@ def test_stress():
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert int(done.stdout.split()[0]) > 200
+
+
+def test_caches_of_limited_size_are_filled_from_many_threads():
+    """Making room takes two steps, between which another thread must not come."""
+    from jaxbind._definition import kept
+
+    class Slow(dict):
+        def __iter__(self):
+            found = super().__iter__()
+            threading.Event().wait(1e-4)
+            return found
+
+        def pop(self, *args):
+            found = super().pop(*args)
+            threading.Event().wait(1e-4)
+            return found
+
+    cache = Slow()
+    together(lambda k: [kept(cache, (k, i), i) for i in range(200)], threads=4)
+    assert len(cache) == 256

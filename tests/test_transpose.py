@@ -117,6 +117,38 @@ def test_the_transpose_called_directly_over_loop_dimensions():
     close(got, jnp.broadcast_to(ct.sum(-1)[None, :, None], (5, 4, 3)))
 
 
+def test_the_transpose_called_directly_is_checked():
+    matvec = jaxbind.bind(lambda a, x: a @ x, "(m,n),(n)->(m)", multilinear=("a", "x"), name="f")
+    matvec.def_transpose("x")(lambda a, ct: a.T @ ct)
+    transpose = matvec.transpose["x"]
+    a = np.arange(6.0).reshape(2, 3)
+    close(transpose(a, np.ones(2)), jnp.asarray(a.sum(0)))
+    with pytest.raises(
+        ValueError, match=r"size 3 of core dimension m in argument 1 \(cotangents\)"
+    ):
+        transpose(a, np.ones(3))
+    with pytest.raises(
+        ValueError, match=r"f.transpose\['x'\]: argument 1 \(cotangents\) has 0 dim"
+    ):
+        transpose(a, 1.0)
+    with pytest.raises(ValueError, match="loop dimensions do not broadcast"):
+        transpose(np.ones((2, 2, 3)), np.ones((3, 2)))
+    with pytest.raises(TypeError, match=r"got 1 arguments; it takes 2"):
+        transpose(np.ones(2))
+    with pytest.raises(TypeError, match="cotangents must have the structure of the result"):
+        transpose(a, (np.ones(2), np.ones(2)))
+
+
+def test_the_transpose_beside_integer_results_called_directly():
+    f = jaxbind.bind(
+        lambda x: (2 * x, len(x)), "(n)->(n),()", linear=True, dtype=(float, int), name="f"
+    )
+    f.def_transpose(lambda cts: 2 * cts[0])
+    ct = jnp.arange(3.0)
+    close(f.transpose((ct, None)), 2 * ct)
+    close(f.transpose((jnp.stack([ct, ct]), None)), 2 * jnp.stack([ct, ct]))
+
+
 # Several arguments --------------------------------------------------------------------------------
 
 

@@ -271,6 +271,54 @@ def test_the_derivative_of_a_partly_linear_function_called_directly():
     close(tuple(foreign.blend.vjp(args, ct)), want)
 
 
+@pytest.mark.parametrize("ruled", [True, False])
+def test_the_derivative_beside_integer_results_called_directly(ruled):
+    """Linear in part, with a rule for the rest or without; its integer result has no cotangent."""
+    f = jaxbind.bind(
+        lambda x, c, k: (x * c * k, 3),
+        "(),(),()->(),()",
+        linear="x",
+        nondiff=() if ruled else "c",
+        dtype=(float, int),
+        name="f",
+    )
+    f.def_transpose(lambda c, k, cts: cts[0] * c * k)
+    if ruled:
+        f.def_vjp(lambda primals, cts: (None, primals[0] * primals[2] * cts[0], None))
+    args = 2.0, 3.0, 4
+    close(f.vjp(args, (10.0, None)), (120.0, 80.0 if ruled else None, None))
+    close(f.vjp(list(args), (10, None)), (120.0, 80.0 if ruled else None, None))
+    got = jax.jit(lambda x: f.vjp((x, 3.0, 4), (x, None)))(2.0)
+    close(got, (24.0, 16.0 if ruled else None, None))
+    for wrong in (1.0, (1.0,), (1.0, None, 1.0), ((1.0, 1.0), None)):
+        text = r"f\.vjp: cotangents must have the structure of the result, \(\*, \*\); got"
+        with pytest.raises(TypeError, match=text):
+            f.vjp(args, wrong)
+    with pytest.raises(TypeError, match=r"f\.vjp: a cotangent is complex128, where float64"):
+        f.vjp(args, (1j, None))
+    with pytest.raises(TypeError, match=r"f\.vjp: primals must be a tuple"):
+        f.vjp(2.0, (1.0, None))
+
+
+@pytest.mark.parametrize("linear", [(), "y"])
+def test_cotangents_of_integers_may_be_those_of_jax(linear):
+    f = jaxbind.bind(
+        lambda x, y: (x * y, 3), "(),()->(),()", linear=linear, dtype=(float, int), name="f"
+    )
+    f.def_vjp(lambda primals, cts: (primals[1] * cts[0], None if linear else primals[0] * cts[0]))
+    if linear:
+        f.def_transpose(lambda x, cts: x * cts[0])
+    nothing = np.zeros((), jax.dtypes.float0)
+    close(f.vjp((2.0, 3.0), (1.0, nothing)), (3.0, 2.0))
+
+
+def test_cotangents_of_another_structure():
+    f = jaxbind.bind(lambda x: x, "()->()", name="f")
+    f.def_vjp(lambda primals, ct: ct)
+    with pytest.raises(TypeError, match=r"f\.vjp: cotangents .* result, \*; got \(\*, \*\)"):
+        f.vjp((1.0,), (1.0, 2.0))
+
+
 # Numbers, dtypes ----------------------------------------------------------------------------------
 
 
