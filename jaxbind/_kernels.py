@@ -26,6 +26,7 @@ from jaxbind._loop import (
     Loop,
     Slot,
     dim_numbers,
+    names_of,
 )
 from jaxbind._pointers import CType, Pointer, Prototype, c_type, pointer_of
 from jaxbind._signature import Signature, parse
@@ -103,8 +104,7 @@ class Kernel:
         self.__doc__ = getattr(pointer, "__doc__", None)
         self.convention = convention
         label = f"Kernel {self.__name__}"
-        statics = (static,) if isinstance(static, str) else tuple(static)
-        shared = (inout,) if isinstance(inout, str) else tuple(inout)
+        statics, shared = names_of(static), names_of(inout)
         self.status = status
         prototype = self.pointer.prototype
         plain = None
