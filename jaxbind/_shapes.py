@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import tree_flatten, tree_structure, tree_unflatten
+from jax.tree_util import tree_flatten, tree_leaves, tree_structure, tree_unflatten
 
 from jaxbind import _dtypes
 from jaxbind._call import Call, Outputs, PyTreeDef
@@ -41,6 +41,10 @@ class Shapes(Protocol):
         ...
 
     def outputs(self, call: Call, structs: Structs) -> Outputs: ...
+
+    def told(self) -> str:
+        """What was declared about the results besides a signature, as programs remember it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,9 @@ class FromSignature:
         """The sizes of core dimensions that stand only in outputs: none, if text was declared."""
         return {}
 
+    def told(self) -> str:
+        return ", ".join(d.name for d in self.dtypes or ())
+
     @property
     def tree(self) -> PyTreeDef:
         """The structure of the results: an array, or a tuple of several."""
@@ -158,6 +165,11 @@ class FromOut:
                     " jax.ShapeDtypeStruct(shape, dtype), or a tuple, list or dict of them"
                 )
         return make_outputs(label, tree, leaves, self.compute)
+
+    def told(self) -> str:
+        if isinstance(self.out, str) or callable(self.out):
+            return self.out if isinstance(self.out, str) else "of a function"
+        return ", ".join(f"{np.dtype(s.dtype).name}{list(s.shape)}" for s in tree_leaves(self.out))
 
 
 def _run_on_zeros(call: Call, structs: Structs) -> Any:
@@ -316,10 +328,7 @@ class FromKernel(FromSignature):
     kernel: Kernel
 
     @classmethod
-    def of(cls, label: str, kernel: Kernel, signature: Any, dtype: Any, compute: Any) -> FromKernel:
-        for option, given in (("a signature", signature), ("dtype=", dtype)):
-            if given is not None:
-                raise TypeError(f"{label}: {option} belongs to the Kernel itself, which has them")
+    def of(cls, label: str, kernel: Kernel, compute: Any) -> FromKernel:
         if compute is not None:
             raise TypeError(
                 f"{label}: a Kernel converts to its own dtypes; leave compute_dtype= out"
