@@ -137,7 +137,14 @@ class Kernel:
             found = _dtypes_given(label, dtypes, wanted) or (np.dtype(float),) * wanted
             self.names = tuple(f"x{i + 1}" for i in range(len(self.signature.inputs)))
             self.statics: tuple[str, ...] = ()
-            self.loop = Loop(self.pointer.address, address, self, self.signature, tuple(found))
+            self.loop = Loop(
+                self.pointer.address,
+                address,
+                self,
+                self.signature,
+                tuple(found),
+                may_raise=self.pointer.may_raise,
+            )
         else:
             made = _Arguments(
                 label, self.signature, prototype, args, dtypes, convention, statics, shared, status
@@ -153,6 +160,7 @@ class Kernel:
                 made.returns,
                 made.source,
                 fortran=convention == "Fortran",
+                may_raise=self.pointer.may_raise,
                 status=made.status,
             )
         for dtype in self.loop.dtypes:

@@ -499,3 +499,59 @@ def test_options_that_a_kernel_has_itself(options, text):
     kernel = returns_static("int")[0].function
     with pytest.raises(TypeError, match=f"^k: {text}"):
         jaxbind.bind(kernel, **options)
+
+
+# Exceptions of Cython's functions -----------------------------------------------------------------
+
+RAISES = r"""
+extern int PyGILState_Ensure(void);
+extern void PyGILState_Release(int);
+extern void *PyExc_ValueError;
+extern void PyErr_SetString(void *, const char *);
+
+double root(double x) {  /* as `cdef double root(double x) except? -1 nogil` in Cython */
+  if (x >= 0) return x / 2;
+  int state = PyGILState_Ensure();
+  PyErr_SetString(PyExc_ValueError, "negative!");
+  PyGILState_Release(state);
+  return -1;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def raises(tmp_path_factory):
+    """The capsule that a Cython module's ``__pyx_capi__`` has for such a function."""
+    folder = tmp_path_factory.mktemp("raises")
+    (folder / "raises.c").write_text(RAISES)
+    subprocess.run(
+        ["cc", "-O1", "-shared", "-fPIC", "raises.c", "-o", "raises.so"], cwd=folder, check=True
+    )
+    lib = ctypes.CDLL(str(folder / "raises.so"))
+    make = ctypes.pythonapi.PyCapsule_New
+    make.restype = ctypes.py_object
+    make.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    name = ctypes.create_string_buffer(b"double (double)")
+    capsule = make(ctypes.cast(lib.root, ctypes.c_void_p), name, None)
+    yield capsule
+    del lib, name
+
+
+@pytest.mark.parametrize("threads", [1, 0])
+@pytest.mark.parametrize("route", ["eager", "asynchronous", "vmap of a program"])
+def test_a_cython_function_raises(raises, route, threads, x64):
+    f = jaxbind.bind(Kernel(raises, name="root"), threads=threads)
+    call = {
+        "eager": f,
+        "asynchronous": jax.jit(lambda x: f(x + jnp.sort(jnp.sin(jnp.arange(3e5)))[:1] * 0)),
+        "vmap of a program": jax.jit(jax.vmap(lambda x: f(x) + 1)),
+    }[route]
+    x = np.linspace(0, 4, 100_000)
+    shift = 1 if "program" in route else 0
+    for _ in range(3):
+        np.testing.assert_array_equal(call(x), x / 2 + shift)
+        for bad in (-x - 1, np.where(x > 3.99, -1, x)):
+            with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match="Error: negative!"):
+                jax.block_until_ready(call(bad))
+    with pytest.raises(ValueError, match="negative!"):
+        f.function(-x - 1)
