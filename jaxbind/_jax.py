@@ -344,27 +344,38 @@ def lower_foreign_call(
 
 
 def _effects() -> dict[str, Any]:
-    """Effects of our own, which JAX lowers, lets into control flow and exports as those of its
-    host calls (the sets are private; jax 0.9 to 0.12). `jax.checkpoint`, which would repeat the
-    call, refuses them.
+    """Effects that count as those of JAX's own `io_callback`: they are equal to them.
+
+    So JAX refuses what would call a function that is not due (a branch of `cond` under `vmap`),
+    and what is ordered is so among JAX's own, too. Unlike those they can be exported, being equal
+    to another of their class. (The sets are private; jax 0.9 to 0.12.) `jax.checkpoint`, which
+    would repeat the call, refuses them.
     """
-    from jax._src import effects
+    from jax._src import callback, effects
 
     class Effect(effects.Effect):
+        like: effects.Effect
+
         def __eq__(self, other: object) -> bool:
-            return type(self) is type(other)
+            return type(other) in (type(self), type(self.like))
 
         def __hash__(self) -> int:
-            return hash(type(self))
+            return hash(self.like)
 
         def __str__(self) -> str:
             return type(self).__name__
 
+        __repr__ = __str__
+
     class Foreign(Effect):
         """A call of a foreign function with an effect."""
 
+        like = callback._IOEffect
+
     class OrderedForeign(Effect):
         """One that happens in the program's order."""
+
+        like = callback._OrderedIOEffect
 
     effects.ordered_effects.add_type(OrderedForeign)
     for known in (
