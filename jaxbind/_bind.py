@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -88,115 +88,106 @@ def bind(
     Raises:
       TypeError, ValueError: naming the option that does not fit and what to write instead.
     """
-    options = {
-        "out": out,
-        "dtype": dtype,
-        "linear": linear,
-        "multilinear": multilinear,
-        "nondiff": nondiff,
-        "vectorized": vectorized,
-        "threads": threads,
-        "compute_dtype": compute_dtype,
-        "order": order,
-        "aliases": aliases,
-        "effect": effect,
-        "allow_jax": allow_jax,
-        "name": name,
-    }
-    if function is None or isinstance(function, str):
-        if function is not None and signature is not None:
-            raise TypeError(f"bind({function!r}, {signature!r}): a function is missing")
-        return partial(_decorate, function or signature, options)
-    return _bind(function, signature, **options)
+    if isinstance(function, str) and signature is not None:
+        raise TypeError(f"bind({function!r}, {signature!r}): a function is missing")
+    decorates = function is None or isinstance(function, str)
+    given_signature = function or signature if decorates else signature
+
+    def make(function: Any) -> Binding:
+        label = _label(function, name)
+        if order not in ("C", "F"):
+            raise ValueError(f"{label}: order={order!r} is not understood; it is 'C' or 'F'")
+        compute = None if compute_dtype is None else _compute(label, compute_dtype)
+        if isinstance(function, Kernel):
+            _refuse_what_a_kernel_has(label, given_signature, out, dtype, order, vectorized)
+        what = _called(label, function, given_signature, out, dtype, compute, vectorized, order)
+        parameters = Parameters.of(what.function)
+        _check_count(label, parameters, what.shapes)
+        role = Function(
+            what.shapes,
+            linear if isinstance(linear, bool) else positions(label, "linear=", parameters, linear),
+            positions(label, "multilinear=", parameters, multilinear),
+            positions(label, "nondiff=", parameters, nondiff),
+            compute,
+        )
+        _check_linearity(label, parameters, role)
+        signature_inputs = getattr(getattr(what.shapes, "signature", None), "inputs", ())
+        definition = Definition(
+            what.function,
+            role,
+            calling=replace(parameters, fill=len(signature_inputs)),
+            label=label,
+            module=getattr(what.function, "__module__", None) or "",
+            qualname=getattr(what.function, "__qualname__", None) or "",
+            home=_calling_module(),
+            given_name=name,
+            vectorized=what.vectorized,
+            order=what.order,
+            compute_dtype=compute,
+            compiled=what.compiled,
+            threads=_threads(label, threads),
+            aliases=_aliases(label, parameters, what.compiled, aliases),
+            allow_jax=bool(allow_jax),
+            effect=_effect(label, effect),
+        )
+        _identity.announce(definition)
+        return Binding(definition)
+
+    return make if decorates else make(function)
 
 
-def _decorate(signature: str | None, options: dict[str, Any], function: Callable) -> Binding:
-    return _bind(function, signature, **options)
+class _Called(NamedTuple):
+    """What is called for a function: itself or its loops, and what is known of its results."""
+
+    function: Any
+    shapes: Any
+    compiled: Any
+    vectorized: bool
+    order: str
 
 
-def _bind(
+def _called(
+    label: str,
     function: Any,
     signature: str | None,
-    *,
     out: Any,
     dtype: Any,
-    linear: Any,
-    multilinear: Any,
-    nondiff: Any,
+    compute: np.dtype | None,
     vectorized: bool,
-    threads: Any,
-    compute_dtype: Any,
     order: str,
-    aliases: Mapping[Any, int] | None,
-    effect: Any,
-    allow_jax: bool,
-    name: str | None,
-) -> Binding:
-    if not callable(function):
-        raise TypeError(
-            f"bind({function!r}): a {type(function).__name__} is not callable; the first argument"
-            " is a function, or a signature when bind is used as a decorator"
-        )
-    if isinstance(function, Binding):
-        bound = function.definition.label
-        raise TypeError(f"bind({bound}): it is bound already; bind {bound}.function")
-    if name is not None and not isinstance(name, str):
-        raise TypeError(f"bind(name={name!r}): a name is a string")
-    label = name or _label(function)
-    if order not in ("C", "F"):
-        raise ValueError(f"{label}: order={order!r} is not understood; it is 'C' or 'F'")
-    compute = None if compute_dtype is None else _compute(label, compute_dtype)
-    compiled: Any = None
+) -> _Called:
     if isinstance(function, Kernel):
-        shapes: Any = FromKernel.of(label, function, signature or out, dtype, compute)
-        compiled, vectorized = function, True
-        order = "F" if function.loop.fortran else "C"
-    elif isinstance(function, Handler):
-        parsed = None if signature is None else _parsed(label, signature)
-        shapes, compiled = declare(label, parsed, out, dtype, compute), function
-        if compute is not None:
-            raise TypeError(
-                f"{label}: a Handler gets buffers as they are; leave out compute_dtype="
-            )
-    elif ufunc_of(function) is not None and signature is None and out is None:
+        shapes: Any = FromKernel.of(label, function, compute)
+        memory = "F" if function.loop.fortran else "C"
+        return _Called(function, shapes, function, True, memory)
+    if ufunc_of(function) is not None and signature is None and out is None:
         shapes = FromUfunc.of(label, function, dtype, compute)
-        compiled, vectorized = shapes.loops, True
         if shapes.loops.of_objects:
-            compiled, function = None, shapes.loops.over_arrays()
-    else:
-        parsed = None if signature is None else _parsed(label, signature)
-        shapes = declare(label, parsed, out, dtype, compute)
-    parameters = Parameters.of(function)
-    _check_count(label, parameters, shapes)
-    role = Function(
-        shapes,
-        linear if isinstance(linear, bool) else positions(label, "linear=", parameters, linear),
-        positions(label, "multilinear=", parameters, multilinear),
-        positions(label, "nondiff=", parameters, nondiff),
-        compute,
-    )
-    _check_linearity(label, role)
-    signature_inputs = getattr(getattr(shapes, "signature", None), "inputs", ())
-    definition = Definition(
-        function,
-        role,
-        calling=replace(parameters, fill=len(signature_inputs)),
-        label=label,
-        module=getattr(function, "__module__", None) or "",
-        qualname=getattr(function, "__qualname__", None) or "",
-        home=_calling_module(),
-        given_name=name,
-        vectorized=bool(vectorized),
-        order=order,
-        compute_dtype=compute,
-        compiled=compiled,
-        threads=_threads(label, threads),
-        aliases=_aliases(label, parameters, compiled, aliases),
-        allow_jax=bool(allow_jax),
-        effect=_effect(label, effect),
-    )
-    _identity.announce(definition)
-    return Binding(definition)
+            return _Called(shapes.loops.over_arrays(), shapes, None, True, order)
+        return _Called(function, shapes, shapes.loops, True, order)
+    parsed = None if signature is None else _parsed(label, signature)
+    shapes = declare(label, parsed, out, dtype, compute)
+    if not isinstance(function, Handler):
+        return _Called(function, shapes, None, bool(vectorized), order)
+    if compute is not None:
+        raise TypeError(f"{label}: a Handler gets buffers as they are; leave out compute_dtype=")
+    return _Called(function, shapes, function, bool(vectorized), order)
+
+
+def _refuse_what_a_kernel_has(
+    label: str, signature: Any, out: Any, dtype: Any, order: str, vectorized: bool
+) -> None:
+    """Options that say of a function what a kernel says of itself."""
+    remedies = {
+        "a signature": (signature is not None, "give it to Kernel(pointer, signature)"),
+        "out=": (out is not None, "its signature gives the shapes"),
+        "dtype=": (dtype is not None, "give it to Kernel(pointer, dtypes=...)"),
+        "order=": (order != "C", "Kernel(pointer, convention='Fortran') takes arrays so"),
+        "vectorized=": (bool(vectorized), "it is looped over without Python in any case"),
+    }
+    for option, (given, remedy) in remedies.items():
+        if given:
+            raise TypeError(f"{label}: {option} belongs to the Kernel itself; {remedy}")
 
 
 def _calling_module() -> str:
@@ -246,11 +237,33 @@ def _aliases(
     return tuple(found.items())
 
 
-def _label(function: Any) -> str:
+def _label(function: Any, name: Any) -> str:
+    """How errors call what is bound."""
+    if not callable(function):
+        raise TypeError(
+            f"bind({function!r}): a {type(function).__name__} is not callable; the first argument"
+            " is a function, or a signature when bind is used as a decorator"
+        )
+    if isinstance(function, Binding):
+        bound = function.definition.label
+        raise TypeError(f"bind({bound}): it is bound already; bind {bound}.function")
+    if name is not None:
+        return _checked_name(name)
     inner = function
     while isinstance(inner, partial):
         inner = inner.func
     return getattr(inner, "__name__", None) or type(inner).__name__
+
+
+def _checked_name(name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"bind(name={name!r}): a name is a string")
+    if not name or _identity.STEP in name:
+        raise ValueError(
+            f"bind(name={name!r}): a name is a string that is not empty, without"
+            f" {_identity.STEP!r}, which leads from a function's name to its derivatives'"
+        )
+    return name
 
 
 def _parsed(label: str, signature: str) -> _signature.Signature:
@@ -286,14 +299,15 @@ def _check_count(label: str, parameters: Parameters, shapes: Any) -> None:
         )
 
 
-def _check_linearity(label: str, role: Function) -> None:
+def _check_linearity(label: str, parameters: Parameters, role: Function) -> None:
     both = role.multilinear & role.nondiff
     if role.linear is True and role.multilinear:
         raise TypeError(f"{label}: linear=True leaves nothing for multilinear=; give one of them")
     if not isinstance(role.linear, bool):
         both |= role.linear & (role.nondiff | role.multilinear)
     if both:
+        name = parameters.name(min(both))
+        shown = f"argument {min(both)}" + (f" ({name})" if name else "")
         raise TypeError(
-            f"{label}: argument {min(both)} is named in more than one of linear=, multilinear="
-            " and nondiff="
+            f"{label}: {shown} is named in more than one of linear=, multilinear= and nondiff="
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -32,8 +33,17 @@ class KeptView(ContractError):
     """A function still holds a view of JAX's memory."""
 
 
-_last: BaseException | None = None
-_told = ""  # what JAX was told of it
+#: the last exception and what JAX was told of it: one object, which threads replace at once
+_last: tuple[BaseException, str] | None = None
+
+
+class _Here(threading.local):
+    """The same of this thread: calls outside jit mostly run on the thread that calls."""
+
+    last: tuple[BaseException, str] | None = None
+
+
+_here = _Here()
 
 
 def last_exception() -> BaseException | None:
@@ -42,15 +52,16 @@ def last_exception() -> BaseException | None:
     JAX passes on its text alone. The variables of its frames are gone, since the arrays among them
     were JAX's memory. It is kept until the next one.
     """
-    return _last
+    last = _last
+    return None if last is None else last[0]
 
 
 def remember(error: BaseException, text: str) -> None:
     """Keep an exception for `last_exception`, without the views of JAX's memory that it holds."""
-    global _last, _told
+    global _last
     log.debug("a bound function raised", exc_info=error)
     let_go(error)
-    _last, _told = error, text
+    _last = _here.last = (error, text)
 
 
 #: attributes of Python's own exceptions that hold what they are about
@@ -92,9 +103,20 @@ def _without_views(value: Any) -> Any:
 
 
 def with_cause(error: BaseException) -> BaseException:
-    """An error of JAX's with the exception that it tells of as its cause."""
-    if _last is not None and error.__cause__ is None and _told in _text(error):
-        error.__cause__ = _last
+    """What to raise for an error of JAX's: the error, with the exception that it tells of as cause.
+
+    An exception that is no ``Exception`` (``KeyboardInterrupt``, ``SystemExit``) is to be raised
+    itself: it is meant for the whole program, and ``except Exception`` must not stop it. Raised
+    where ``error`` is handled, it has that as its context.
+    """
+    own, _here.last = _here.last, None
+    text = _text(error)
+    cause = next((last[0] for last in (own, _last) if last and last[1] in text), None)
+    if cause is None or error.__cause__ is not None:
+        return error
+    if not isinstance(cause, Exception):
+        return cause
+    error.__cause__ = cause
     return error
 
 

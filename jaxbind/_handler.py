@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxbind import _dtypes, _loops
+from jaxbind._loop import held, names_of
 from jaxbind._pointers import pointer_of
 
 
@@ -25,7 +26,7 @@ class Handler:
       pointer: a ctypes symbol, a capsule (as `jax.ffi.pycapsule` makes), or an address of a
         ``XLA_FFI_Error *handler(XLA_FFI_CallFrame *)`` for the CPU, which must keep no state of its
         own (no instantiate stage). It is kept alive.
-      operands: how many arrays it takes, or their names.
+      operands: how many arrays it takes, or their names (one name, or several).
       attributes: names of its attributes, or a mapping to their dtypes.
       name: how errors call it.
 
@@ -37,9 +38,9 @@ class Handler:
     def __init__(
         self,
         pointer: Any,
-        operands: int | Sequence[str] = 1,
+        operands: int | str | Sequence[str] = 1,
         *,
-        attributes: Sequence[str] | Mapping[str, Any] = (),
+        attributes: str | Sequence[str] | Mapping[str, Any] = (),
         name: str | None = None,
     ):
         self.pointer = pointer_of(pointer, "Handler")
@@ -47,13 +48,13 @@ class Handler:
         self.__name__ = name or (found if isinstance(found, str) and found else "handler")
         self.__module__ = ""
         self.__doc__ = None
-        if isinstance(operands, int):
-            operands = [f"x{i + 1}" for i in range(operands)]
-        given = dict(attributes) if isinstance(attributes, Mapping) else dict.fromkeys(attributes)
-        self.attributes = {n: None if d is None else np.dtype(d) for n, d in given.items()}
+        names = _numbered(operands) if isinstance(operands, int) else names_of(operands)
+        if not isinstance(attributes, Mapping):
+            attributes = dict.fromkeys(names_of(attributes))
+        self.attributes = {n: None if d is None else np.dtype(d) for n, d in attributes.items()}
         self.__signature__ = inspect.Signature(
             [
-                *(inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in operands),
+                *(inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in names),
                 *(inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in self.attributes),
             ]
         )
@@ -121,7 +122,7 @@ class Handler:
         if isinstance(value, str) and dtype is None:
             return value
         try:
-            array = np.asarray(value, dtype)
+            array = np.asarray(value) if dtype is None else held(value, dtype)
         except (TypeError, ValueError, OverflowError):
             array = None
         if array is None or array.dtype not in _dtypes.CODE_OF or array.ndim > 1:
@@ -131,3 +132,8 @@ class Handler:
                 " numbers, booleans, strings, and tuples of numbers"
             )
         return array
+
+
+def _numbered(count: int) -> tuple[str, ...]:
+    """Names of operands that have none."""
+    return tuple(f"x{i + 1}" for i in range(count))

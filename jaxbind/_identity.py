@@ -15,8 +15,8 @@ import itertools
 import sys
 import threading
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from weakref import WeakValueDictionary
@@ -26,7 +26,7 @@ import numpy as np
 from jax.tree_util import tree_structure, tree_unflatten
 
 from jaxbind import _exit, _jax, _pycall, _sites
-from jaxbind._call import Call, PyTreeDef
+from jaxbind._call import Call, Outputs, PyTreeDef
 from jaxbind._derivatives import Pushforward
 from jaxbind._errors import log, short_repr
 from jaxbind._handler import Handler
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from jaxbind._definition import Definition
 
 T = TypeVar("T")
+
+#: stands between a function's name and its derivatives' in programs; no name that is given has it
+STEP = "!"
 
 _PROCESS = uuid.uuid4().hex[:16]
 _count = itertools.count(1)
@@ -55,60 +58,57 @@ def _number() -> int:
         return next(_count)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Site:
     """How one call site calls its function.
 
     Attributes:
-      loop: the number of loop dimensions.
-      vectorized: whether the function takes them itself.
       static: the static parameters.
       tree: the structure of the positional arguments.
-      wanted: for a pullback or a transpose, for which arguments of the parent.
       result: the structure of what the function returns.
-      kept: which leaves of it are results of the call.
+      loop: the number of loop dimensions.
+      vectorized: whether the function takes them itself.
+      wanted: for a pullback or a transpose, for which arguments of the parent.
+      kept: which leaves of the result are results of the call.
       seen: the dtype in which the function sees each operand, where it differs.
       declared: the dtype in which it gives each result, where it differs.
       threads: how many the loop dimensions are spread over.
       compiled: the dtypes of the compiled loop, if there is one.
-      contract: the signature that was declared when the program was made.
+      contract: what was declared when the program was made (`_contract`).
+      example: what a function in ``out=`` said then (`_example`), if there is one.
     """
 
-    loop: int
-    vectorized: bool
     static: Static
     tree: PyTreeDef
-    wanted: tuple[bool, ...]
     result: PyTreeDef
+    loop: int
+    vectorized: bool
+    wanted: tuple[bool, ...]
     kept: tuple[bool, ...]
     seen: tuple[str | None, ...]
     declared: tuple[str | None, ...]
-    threads: int = 1
-    compiled: tuple[str, ...] | None = None
-    contract: str = ""
+    threads: int
+    compiled: tuple[str, ...] | None
+    contract: dict[str, str]
+    example: tuple | None
 
     def text(self) -> str:
         """The canonical text, or a token of this process where there is none."""
-        static, tree, result = self.static.literal(), _literal(self.tree), _literal(self.result)
-        if static is None or tree is None or result is None:
+        written = [self.static.literal(), _literal(self.tree), _literal(self.result)]
+        if None in written:
             token = f"#{_PROCESS}-{_number()}"
             _unwritten[token] = self
             return token
-        rest = (
-            self.loop,
-            self.vectorized,
-            self.wanted,
-            self.kept,
-            self.seen,
-            self.declared,
-            self.threads,
-            self.compiled,
-            self.contract,
-        )
-        return f"({static}, {tree}, {result}, {rest!r})"
+        rest = tuple(getattr(self, name) for name in _PLAIN)
+        return f"({', '.join(map(str, written))}, {rest!r})"
 
     @classmethod
     def parse(cls, text: str) -> Site:
+        """The site that was written as ``text``.
+
+        Raises:
+          LookupError: if it cannot be read in this process.
+        """
         if text.startswith("#"):
             site = _unwritten.get(text)
             if site is None:
@@ -118,20 +118,15 @@ class Site:
                 )
             return site
         static, tree, result, rest = ast.literal_eval(text)
-        loop, vectorized, wanted, kept, seen, declared, threads, compiled, contract = rest
+        if len(rest) != len(_PLAIN):
+            raise LookupError(
+                "the program was made with another version of jaxbind. Compile or export it again"
+            )
         return cls(
-            loop,
-            vectorized,
-            Static(dict(static)),
-            tree_structure(tree),
-            wanted,
-            tree_structure(result),
-            kept,
-            seen,
-            declared,
-            threads,
-            compiled,
-            contract,
+            static=Static.decoded(static),
+            tree=tree_structure(tree),
+            result=tree_structure(result),
+            **dict(zip(_PLAIN, rest, strict=True)),
         )
 
     def unwritten(self) -> str:
@@ -140,6 +135,10 @@ class Site:
             if Static({name: value}).literal() is None:
                 return f"the static parameter {name}={short_repr(value)}, which is no literal"
         return "an argument or result of a structure that is no tuple, list or dict"
+
+
+#: the fields of a site that are literals themselves
+_PLAIN = tuple(f.name for f in fields(Site) if f.name not in ("static", "tree", "result"))
 
 
 @lru_cache(maxsize=4096)
@@ -168,33 +167,76 @@ def describe(call: Call, structs: list[jax.ShapeDtypeStruct]) -> tuple[str, str,
     if definition.compiled and not loop:
         shown = ", ".join(d.name for d in seen)
         log.info("%s: no loop of its own for %s: Python calls it", definition.label, shown)
+    lacks = call.loop and definition.role.lacks(call, structs)
     site = Site(
-        call.loop,
-        definition.vectorized and not (call.loop and definition.role.lacks(call, structs)),
-        call.static,
-        call.tree,
-        definition.role.wanted(call),
-        outputs.tree,
-        outputs.kept,
-        _differing(seen, structs),
-        _differing(outputs.declared, outputs.structs),
-        definition.threads,
-        tuple(d.name for d in loop.dtypes) if loop else None,
-        _contract(definition),
+        static=call.static,
+        tree=call.tree,
+        result=outputs.tree,
+        loop=call.loop,
+        vectorized=definition.vectorized and not lacks,
+        wanted=definition.role.wanted(call),
+        kept=outputs.kept,
+        seen=_differing(seen, structs),
+        declared=_differing(outputs.declared, outputs.structs),
+        threads=definition.threads,
+        compiled=tuple(d.name for d in loop.dtypes) if loop else None,
+        contract=_contract(definition),
+        example=_example(definition, structs, outputs),
     )
     name, text = name_of(definition), site.text()
     owner = None if is_stable(definition) and not text.startswith("#") else (definition, site)
     return name, text, owner
 
 
-def _contract(definition: Definition) -> str:
+def _contract(definition: Definition) -> dict[str, str]:
+    """What was declared of a function, as far as programs depend on it, in words for errors.
+
+    A program that was made under another contract is refused: it would call the function with what
+    it does not expect. How many threads help is no part of it, since results do not depend on it.
+    """
     root = _root(definition)
     role: Any = root.role
-    order = f" order={root.order}" if root.order != "C" else ""
-    ufunc = ufunc_of(root.function)
-    named = f" of {ufunc.__name__}" if ufunc is not None else ""
-    effect = f" effect={definition.effect}" if definition.effect is not None else ""
-    return str(getattr(role.shapes, "signature", None) or "") + named + order + effect
+    parameters, ufunc = root.calling, ufunc_of(root.function)
+    operands = [*parameters.operands, *["*"] * parameters.variadic]
+    static = [*sorted(parameters.static), *["**"] * parameters.any_static]
+    told = {
+        "signature": getattr(role.shapes, "signature", None),
+        "ufunc": ufunc and ufunc.__name__,
+        "operands": None if ufunc else ", ".join(operands),  # SciPy may rename its own
+        "static parameters": ", ".join(static),
+        "results": role.shapes.told(),
+        "vectorized=": root.vectorized,
+        "compute_dtype=": root.compute_dtype and root.compute_dtype.name,
+        "order=": root.order if root.order != "C" else None,
+        "linear=": role.linear if role.linear is True else sorted(role.linear or ()),
+        "multilinear=": sorted(role.multilinear),
+        "nondiff=": sorted(role.nondiff),
+        "aliases=": dict(root.aliases),
+        "effect=": root.effect,
+        "allow_jax=": root.allow_jax,
+    }
+    return {what: str(value) for what, value in told.items() if value}
+
+
+def _example(definition: Definition, structs: Sequence[Any], outputs: Outputs) -> tuple | None:
+    """What a function in ``out=`` says of operands: there is no other way to compare it.
+
+    With symbolic shapes nothing can be written down, since programs may not depend on them.
+    """
+    shapes = getattr(definition.role, "shapes", None)
+    if not callable(getattr(shapes, "out", None)):
+        return None
+    results = [
+        jax.ShapeDtypeStruct(s.shape, d)
+        for s, d in zip(outputs.structs, outputs.declared, strict=True)
+    ]
+    if not all(isinstance(size, int) for s in (*structs, *results) for size in s.shape):
+        return None
+    return _jax.uses_x64(), *(tuple(map(_written, several)) for several in (structs, results))
+
+
+def _written(struct: Any) -> tuple[tuple[int, ...], str]:
+    return tuple(map(int, struct.shape)), np.dtype(struct.dtype).name
 
 
 def _root(definition: Definition) -> Definition:
@@ -237,7 +279,8 @@ def is_stable(definition: Definition) -> bool:
 def _stable_name(root: Definition) -> str | None:
     if root.given_name is not None:  # the last one bound under a name has it
         return root.given_name if _given.get(root.given_name) is root else None
-    return importable_name(root)
+    name = importable_name(root)  # which another function may have been given
+    return name if name is None or _given.get(name, root) is root else None
 
 
 def _differing(dtypes: Any, structs: Any) -> tuple[str | None, ...]:
@@ -249,11 +292,12 @@ def _differing(dtypes: Any, structs: Any) -> tuple[str | None, ...]:
 def name_of(definition: Definition) -> str:
     """The name of a definition in programs; derivatives are reached through their parent."""
     if definition.step is not None:
-        return f"{name_of(definition.parent)}.{definition.step}"
+        return f"{name_of(definition.parent)}{STEP}{definition.step}"
     name = _stable_name(definition)
     if name is None:
         if definition.private_name is None:
-            definition.private_name = f"{definition.label}<{_PROCESS}-{_number()}>"
+            label = definition.label.replace(STEP, "?")
+            definition.private_name = f"{label}<{_PROCESS}-{_number()}>"
         name = definition.private_name
     _definitions[name] = definition
     return name
@@ -266,11 +310,8 @@ def importable_name(definition: Definition) -> str | None:
     that the module which binds it gives to the binding.
     """
     module, qualname = definition.module, definition.qualname
-    if module and qualname and "<" not in qualname:
-        found: Any = sys.modules.get(module)
-        for part in qualname.split("."):
-            found = getattr(found, part, None)
-        if _definition_of(found) is definition:
+    if module and qualname and not {"<", STEP} & set(qualname):
+        if _loaded(f"{module}:{qualname}") is definition:
             return f"{module}:{qualname}"
     home = sys.modules.get(definition.home)
     if home is not None and definition.parent is None:
@@ -292,31 +333,31 @@ def names_bindings(cls: type[T]) -> type[T]:
 def resolve(name: str) -> Definition:
     """The live definition of a name, imported if need be.
 
+    The one that is bound under the name now comes before one that has been called under it: a
+    program that was saved calls what a module defines after it was reloaded.
+
     Raises:
       LookupError: saying what is missing.
     """
-    definition, steps = _among(_definitions, name)
-    if definition is None:
-        definition, steps = _among(_given, name)
-    if definition is None:
-        definition, steps = _import(name)
-    for step in reversed(steps):
+    root, *steps = name.split(STEP)
+    definition: Any = _given.get(root) or _loaded(root) or _definitions.get(root) or _import(root)
+    for step in steps:
         definition = definition.derivative(step)
         if definition is None:
             raise LookupError(f"{name}: the function is there, but its derivative {step!r} is not")
     return definition
 
 
-def _among(known: Mapping[str, Definition], name: str) -> tuple[Any, list[str]]:
-    """The definition that ``name`` begins with, and the steps from there, the last one first."""
-    root, steps = name, []
-    while root not in known and "." in root and not root.endswith(">"):
-        root, _, step = root.rpartition(".")
-        steps.append(step)
-    return known.get(root), steps
+def _loaded(name: str) -> Definition | None:
+    """The definition that an importable name has in this process, without importing anything."""
+    module, _, path = name.partition(":")
+    found: Any = sys.modules.get(module) if path else None
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    return _definition_of(found)
 
 
-def _import(name: str) -> tuple[Any, list[str]]:
+def _import(name: str) -> Definition:
     module, _, path = name.partition(":")
     if not path and "<" not in name:
         raise LookupError(
@@ -330,18 +371,18 @@ def _import(name: str) -> tuple[Any, list[str]]:
         )
     try:
         found: Any = importlib.import_module(module)
-    except ImportError as error:
-        raise LookupError(f"module {module}, which should define {path}, fails: {error}") from None
-    parts = path.split(".")
-    while parts and _definition_of(found) is None:
-        part = parts.pop(0)
+    except Exception as error:  # whatever the module raises
+        raise LookupError(
+            f"module {module}, which should define {path}, fails: {type(error).__name__}: {error}"
+        ) from error
+    for part in path.split("."):
         if not hasattr(found, part):
             raise LookupError(f"module {module} has no {path}")
         found = getattr(found, part)
     definition = _definition_of(found)
     if definition is None:
         raise LookupError(f"{name} is no binding any more but a {type(found).__name__}")
-    return definition, parts[::-1]
+    return definition
 
 
 def _definition_of(value: Any) -> Any:
@@ -361,12 +402,12 @@ def find_binding(name: str) -> Any:
         found: Any = importlib.import_module(module)
         for part in path.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever the module raises
         raise LookupError(
             f"cannot unpickle the binding {name}: it is pickled by its name, as functions are, and"
-            f" here {error}. Define it in a module that both processes can import, not in a script"
-            " or a notebook"
-        ) from None
+            f" here {type(error).__name__}: {error}. Define it in a module that both processes can"
+            " import, not in a script or a notebook"
+        ) from error
     return found
 
 
@@ -384,11 +425,8 @@ def _open(definition: Definition, name: str, text: str) -> Any:
         raise LookupError(f"{name} has no function")
     site = Site.parse(text)
     log.debug("%s: XLA makes a call site (%s)", name, text)
-    if site.contract != _contract(definition):
-        raise LookupError(
-            f"the program was made when {name} had the signature {site.contract or '(none)'}; it is"
-            f" {_contract(definition) or '(none)'} now. Compile or export the program again"
-        )
+    _refuse_another_contract(name, site.contract, _contract(definition))
+    _refuse_another_example(name, definition, site)
     names = [definition.operand_name(site.tree, i) for i in range(site.tree.num_leaves)]
     if site.compiled is not None:
         loop = definition.compiled and definition.compiled.loop_of(
@@ -431,6 +469,34 @@ def _open(definition: Definition, name: str, text: str) -> Any:
         once=definition.effect is not None,
         pushes=isinstance(definition.role, Pushforward),
     )
+
+
+def _refuse_another_contract(name: str, then: dict[str, str], now: dict[str, str]) -> None:
+    """Raise ``LookupError`` where the function was declared otherwise when a program was made."""
+    changes = [
+        f"the {what} {then.get(what, '(none)')}; it is {now.get(what, '(none)')} now"
+        for what in {**then, **now}
+        if then.get(what) != now.get(what)
+    ]
+    if changes:
+        raise LookupError(
+            f"the program was made when {name} had {', and '.join(changes)}. Compile or export the"
+            " program again"
+        )
+
+
+def _refuse_another_example(name: str, definition: Definition, site: Site) -> None:
+    """Ask a function in ``out=`` again about the operands of a program; raises as above."""
+    if site.example is None:
+        return
+    x64, given, made = site.example
+    structs = [jax.ShapeDtypeStruct(*written) for written in given]
+    with jax.enable_x64(x64):
+        outputs = definition.outputs(Call(definition, site.static, site.tree), structs)
+        again = _example(definition, structs, outputs)
+    now = again[2] if again else None
+    if now != made:
+        _refuse_another_contract(name, {"results": str(made)}, {"results": str(now)})
 
 
 def _plan(definition: Definition, site: Site, core: list[tuple]) -> Any:

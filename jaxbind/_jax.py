@@ -10,13 +10,14 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.core
 import jax.numpy as jnp
 from jax.extend.core import Primitive
+from jax.extend.mlir import ir
 from jax.interpreters import ad, batching, mlir
 
 MINIMUM = (0, 9, 1)
@@ -86,6 +87,10 @@ def unify_varying(operands: Sequence[Any]) -> list[Any]:
     ]
 
 
+def uses_x64() -> bool:
+    return bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 @cache
 def concrete_array() -> type:
     """The type of concrete arrays (``isinstance`` with ``jax.Array`` also takes tracers)."""
@@ -136,6 +141,11 @@ def make_primitive(
     _register_batcher(primitive, batch)
     mlir.register_lowering(primitive, lower, platform="cpu")
     mlir.register_lowering(primitive, lower_elsewhere)
+    # Of several platforms in one program those that share a rule share what it emits, and what a
+    # call is on each of them may differ: a rule for each.
+    for platform in ("cuda", "rocm", "tpu"):
+        rule = partial(lower_elsewhere, platform=platform)
+        mlir.register_lowering(primitive, rule, platform=platform)
     # `custom_partitioning` asks for the devices (private; jax 0.9 to 0.12)
     from jax._src import dispatch
 
@@ -157,6 +167,43 @@ def spreads_over_devices(ctx: mlir.LoweringRuleContext) -> bool:
     context = ctx.module_context.axis_context
     devices = getattr(context, "device_assignment", None)
     return devices is not None and len(devices) > 1 and not is_exporting(ctx)
+
+
+def devices_of(ctx: mlir.LoweringRuleContext) -> tuple[Any, ...]:
+    """The devices of a program and the meshes that they may form, as numbers and names."""
+    from jax._src import mesh
+
+    context: Any = ctx.module_context.axis_context
+    current = mesh.thread_resources.env.physical_mesh
+    meshes = [getattr(context, "abstract_mesh", None), None if current.empty else current]
+    return (
+        tuple(device.id for device in context.device_assignment),
+        tuple(None if m is None else tuple(m.shape.items()) for m in meshes),
+    )
+
+
+def name_partitioned_call(ctx: mlir.LoweringRuleContext, results: Sequence[Any], name: str) -> None:
+    """Call what ``results`` of `custom_partitioning` are partitioned by ``name`` in the program.
+
+    JAX writes its address there, with which no program of another process is the same, so that the
+    persistent cache would never hit. Two calls of one name must be partitioned alike. The table of
+    names is private (jax 0.9 to 0.12); without it, programs are compiled again.
+    """
+    from jax._src import custom_partitioning
+
+    known = getattr(custom_partitioning, "_sharding_callbacks", {})
+    operation = getattr(results[0], "owner", None)
+    written = getattr(operation, "attributes", {})
+    if "backend_config" not in written or not hasattr(written["backend_config"], "value"):
+        return
+    made = known.get(written["backend_config"].value.encode())
+    if made is None:
+        return  # another call: on one device, or under `shard_map`
+    # Held weakly there, and by the program that is being made: the first of a name serves until
+    # the last program with it is compiled.
+    made = known.setdefault(name.encode(), made)
+    ctx.module_context.add_keepalive(made)
+    written["backend_config"] = ir.StringAttr.get(name)
 
 
 def _register_batcher(primitive: Primitive, batch: Callable) -> None:
@@ -306,27 +353,38 @@ def lower_foreign_call(
 
 
 def _effects() -> dict[str, Any]:
-    """Effects of our own, which JAX lowers, lets into control flow and exports as those of its
-    host calls (the sets are private; jax 0.9 to 0.12). `jax.checkpoint`, which would repeat the
-    call, refuses them.
+    """Effects that count as those of JAX's own `io_callback`: they are equal to them.
+
+    So JAX refuses what would call a function that is not due (a branch of `cond` under `vmap`),
+    and what is ordered is so among JAX's own, too. Unlike those they can be exported, being equal
+    to another of their class. (The sets are private; jax 0.9 to 0.12.) `jax.checkpoint`, which
+    would repeat the call, refuses them.
     """
-    from jax._src import effects
+    from jax._src import callback, effects
 
     class Effect(effects.Effect):
+        like: effects.Effect
+
         def __eq__(self, other: object) -> bool:
-            return type(self) is type(other)
+            return type(other) in (type(self), type(self.like))
 
         def __hash__(self) -> int:
-            return hash(type(self))
+            return hash(self.like)
 
         def __str__(self) -> str:
             return type(self).__name__
 
+        __repr__ = __str__
+
     class Foreign(Effect):
         """A call of a foreign function with an effect."""
 
+        like = callback._IOEffect
+
     class OrderedForeign(Effect):
         """One that happens in the program's order."""
+
+        like = callback._OrderedIOEffect
 
     effects.ordered_effects.add_type(OrderedForeign)
     for known in (
@@ -356,12 +414,20 @@ def lower_effect(
     One that is ordered has a token as its last operand and its last result.
 
     Raises:
-      NotImplementedError: where XLA would split the program over several devices.
+      NotImplementedError: where XLA would split the program over several devices, or could not
+        load it again.
     """
     from jax._src import callback, core, ffi
     from jax._src.interpreters import mlir as private
 
     inner = ctx
+    symbolic = not all(isinstance(n, int) for a in ctx.avals_out for n in a.shape)
+    if effect == "ordered" and symbolic:  # a token has no shape that could be refined
+        raise NotImplementedError(
+            f"{label} cannot be exported with results of symbolic shapes: it has an ordered effect,"
+            " and the program could not be loaded again. Export it for given sizes, or declare"
+            " effect='unordered'"
+        )
     context = ctx.module_context.axis_context
     devices = getattr(context, "num_devices", None) or 1
     if devices > 1:  # XLA would drop the annotation, but for callbacks of JAX's own

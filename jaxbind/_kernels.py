@@ -26,6 +26,7 @@ from jaxbind._loop import (
     Loop,
     Slot,
     dim_numbers,
+    names_of,
 )
 from jaxbind._pointers import CType, Pointer, Prototype, c_type, pointer_of
 from jaxbind._signature import Signature, parse
@@ -103,8 +104,7 @@ class Kernel:
         self.__doc__ = getattr(pointer, "__doc__", None)
         self.convention = convention
         label = f"Kernel {self.__name__}"
-        statics = (static,) if isinstance(static, str) else tuple(static)
-        shared = (inout,) if isinstance(inout, str) else tuple(inout)
+        statics, shared = names_of(static), names_of(inout)
         self.status = status
         prototype = self.pointer.prototype
         plain = None
@@ -137,7 +137,14 @@ class Kernel:
             found = _dtypes_given(label, dtypes, wanted) or (np.dtype(float),) * wanted
             self.names = tuple(f"x{i + 1}" for i in range(len(self.signature.inputs)))
             self.statics: tuple[str, ...] = ()
-            self.loop = Loop(self.pointer.address, address, self, self.signature, tuple(found))
+            self.loop = Loop(
+                self.pointer.address,
+                address,
+                self,
+                self.signature,
+                tuple(found),
+                may_raise=self.pointer.may_raise,
+            )
         else:
             made = _Arguments(
                 label, self.signature, prototype, args, dtypes, convention, statics, shared, status
@@ -153,6 +160,7 @@ class Kernel:
                 made.returns,
                 made.source,
                 fortran=convention == "Fortran",
+                may_raise=self.pointer.may_raise,
                 status=made.status,
             )
         for dtype in self.loop.dtypes:

@@ -175,19 +175,38 @@ def _value(label: str, slot: Slot, static: Mapping[str, Any]) -> bytes:
     if not slot.name:
         return b"\0" * 16
     value = static[slot.name]
-    dtype = slot.dtype
     try:
-        array = np.asarray(value)
-        if array.shape or not np.can_cast(array.dtype, dtype, "same_kind"):
+        array = held(value, slot.dtype)
+        if array.shape:
             raise TypeError
-        held = array.astype(dtype)
-        if array.dtype.kind in "iu" and dtype.kind in "iu" and held != array:
-            raise OverflowError
-        if isinstance(value, int) and dtype.kind in "iu":
-            held = np.asarray(value, dtype)
     except (TypeError, ValueError, OverflowError):
         raise TypeError(
             f"{label}: static parameter {slot.name}={value!r} does not fit the kernel's"
-            f" {dtype.name}"
+            f" {slot.dtype.name}"
         ) from None
-    return held.tobytes()
+    return array.tobytes()
+
+
+def held(value: Any, dtype: np.dtype) -> np.ndarray:
+    """Numbers as a C type holds them: whole ones by their values, others by their kinds.
+
+    NumPy's casting rules would not do: by them no signed number is an unsigned one, and an
+    integer of Python's is signed.
+
+    Raises:
+      TypeError, ValueError, OverflowError: for what the type cannot hold.
+    """
+    array = np.asarray(value)
+    if array.dtype.kind not in "iu" or dtype.kind not in "iub":
+        if not np.can_cast(array.dtype, dtype, "same_kind"):
+            raise TypeError(f"{array.dtype} is no {dtype}")
+        return array.astype(dtype)
+    made = array.astype(dtype)
+    if made.tolist() != array.tolist():  # as Python's integers, which are exact
+        raise OverflowError(f"{value} is out of the range of {dtype}")
+    return made
+
+
+def names_of(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Several names, of which one may be given alone."""
+    return (given,) if isinstance(given, str) else tuple(given)

@@ -10,7 +10,7 @@ from typing import Any
 from jaxbind import _jax
 from jaxbind._errors import short_repr
 from jaxbind._static import NO_STATIC, Static, is_hashable
-from jaxbind._ufuncs import input_names, ufunc_of
+from jaxbind._ufuncs import input_names, partial_of_ufunc, ufunc_of
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _EMPTY = inspect.Parameter.empty
@@ -56,6 +56,10 @@ class Parameters:
             names = input_names(ufunc)
             other = {f"x{i + 1}": name for i, name in enumerate(names)}
             return cls(names, {}, frozenset(), False, {}, False, False, numpy_names=other)
+        inner = partial_of_ufunc(function)
+        if inner is not None:  # whose keywords exclude each other, even with their defaults
+            ufunc, given = inner
+            return cls(input_names(ufunc)[given:], {}, frozenset(), False, {}, True, False)
         try:
             parameters = inspect.signature(function).parameters.values()
         except (TypeError, ValueError):  # builtins without a text signature

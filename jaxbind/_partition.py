@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from typing import Any
 
 from jax.experimental.custom_partitioning import custom_partitioning
@@ -31,8 +32,11 @@ def may_split(ctx: Any, call: Call) -> bool:
     )
 
 
-def lower(ctx: Any, operands: Sequence[Any], call: Call, shard: Callable) -> Any:
-    """Emit a call that the partitioner may split into ``shard(*parts)`` on each device."""
+def lower(ctx: Any, operands: Sequence[Any], call: Call, shard: Callable, text: str) -> Any:
+    """Emit a call that the partitioner may split into ``shard(*parts)`` on each device.
+
+    ``text`` says what is called, to all processes the same.
+    """
     split = _Split(call.loop, [a.shape for a in ctx.avals_in], [a.shape for a in ctx.avals_out])
 
     def whole(*operands: Any) -> tuple:
@@ -60,7 +64,11 @@ def lower(ctx: Any, operands: Sequence[Any], call: Call, shard: Callable) -> Any
         sharding_rule=rule,
         need_replication_factors=whole_dimensions,
     )
-    return _jax.lower_traced(call_on_parts)(ctx, *operands)
+    results = _jax.lower_traced(call_on_parts)(ctx, *operands)
+    avals = [(a.shape, a.dtype.name) for a in (*ctx.avals_in, *ctx.avals_out)]
+    told = repr((text, call.loop, avals, _jax.devices_of(ctx)))
+    _jax.name_partitioned_call(ctx, results, f"jaxbind-{sha256(told.encode()).hexdigest()}")
+    return results
 
 
 class _Split:

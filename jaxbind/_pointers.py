@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,12 +41,18 @@ class Prototype:
 
 @dataclass(frozen=True, eq=False)
 class Pointer:
-    """A function's address, what keeps it valid, and its prototype and data where known."""
+    """A function's address, what keeps it valid, and its prototype and data where known.
+
+    Attributes:
+      may_raise: whether it may leave a Python exception behind: Cython's functions may, and their
+        capsules do not tell.
+    """
 
     address: int
     owner: Any
     prototype: Prototype | None = None
     data: int = 0
+    may_raise: bool = False
 
 
 _NAMES: dict[str, Any] = {
@@ -185,7 +191,7 @@ def _pointer_of(function: Any, inner_loop: bool) -> Pointer | None:
     if isinstance(function, tuple) and type(function).__name__ == "LowLevelCallable":
         return _of_capsule(tuple.__getitem__(function, 0), function, with_data=True)
     if hasattr(given, "_cpointer"):  # f2py
-        return _of_capsule(given._cpointer, given)
+        return replace(_of_capsule(given._cpointer, given), may_raise=False)
     if hasattr(given, "address") and hasattr(given, "_sig"):  # Numba
         return Pointer(given.address, given, _of_numba(given._sig))
     if type(function).__module__ == "_cffi_backend":
@@ -241,7 +247,7 @@ def _of_capsule(capsule: Any, owner: Any, with_data: bool = False) -> Pointer:
             f"Kernel: the C signature {text!r} has types that are not supported; arguments are"
             " numbers, or pointers to them"
         )
-    return Pointer(get(capsule, name) or 0, owner, prototype, data)
+    return Pointer(get(capsule, name) or 0, owner, prototype, data, may_raise="(" in text)
 
 
 def _is_inner_loop(text: str) -> bool:

@@ -212,7 +212,7 @@ def _lower(ctx: Any, *operands: Any, call: Call) -> Any:
         def shard(*parts: Any) -> list[Any]:
             return shard_p.bind(*parts, call=call, results=results, name=name, site=site)
 
-        return _partition.lower(ctx, operands, call, shard)
+        return _partition.lower(ctx, operands, call, shard, f"{name} {site}")
     return _emit(ctx, *operands, call=call, name=name, site=site)
 
 
@@ -270,16 +270,22 @@ def _fortran(aval: Any, loop: int) -> tuple[int, ...]:
     return (*range(loop, rank), *range(loop - 1, -1, -1))
 
 
-def _lower_elsewhere(ctx: Any, *operands: Any, call: Call) -> Any:
+def _lower_elsewhere(ctx: Any, *operands: Any, call: Call, platform: str | None = None) -> Any:
     """On another platform than the CPU: what `def_impl` declared for it."""
     definition = call.definition
     if definition.traced is not None:
         return _jax.lower_traced(lambda *xs: inline(call, xs))(ctx, *operands)
-    platforms = _jax.platforms_of(ctx)
-    found = [definition.implementations.get(platform) for platform in platforms]
-    if not found or None in found:
+    platforms = _jax.platforms_of(ctx) if platform is None else (platform,)
+    found = {id(made): made for made in map(definition.implementations.get, platforms)}
+    if not found or None in found.values():
         raise _missing.no_implementation(definition, ", ".join(platforms))
-    implementation: Any = found[0]
+    if len(found) > 1:  # of plugins that JAX does not know by itself
+        raise NotImplementedError(
+            f"{definition.label}: its implementations for {', '.join(platforms)} differ, and JAX"
+            " lowers them as one. Lower or export the program for one platform at a time"
+        )
+    (implementation,) = found.values()
+    assert implementation is not None
     parameters = Parameters.of(implementation).behind(len(call.tree.children()))
     keywords = parameters.accepted(call.static.values)
     outputs = definition.outputs(call, [core_struct(a, call.loop) for a in ctx.avals_in])

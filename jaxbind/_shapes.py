@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import tree_flatten, tree_structure, tree_unflatten
+from jax.tree_util import tree_flatten, tree_leaves, tree_structure, tree_unflatten
 
 from jaxbind import _dtypes, _jax
 from jaxbind._call import Call, Outputs, PyTreeDef
@@ -41,6 +41,10 @@ class Shapes(Protocol):
         ...
 
     def outputs(self, call: Call, structs: Structs) -> Outputs: ...
+
+    def told(self) -> str:
+        """What was declared about the results besides a signature, as programs remember it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,9 @@ class FromSignature:
     def computed_sizes(self, call: Call, structs: Structs) -> dict[str, int]:
         """The sizes of core dimensions that stand only in outputs: none, if text was declared."""
         return {}
+
+    def told(self) -> str:
+        return ", ".join(d.name for d in self.dtypes or ())
 
     @property
     def tree(self) -> PyTreeDef:
@@ -165,6 +172,11 @@ class FromOut:
         arguments = call.arguments(list(structs))
         parameters = Parameters.of(self.out).behind(len(arguments))
         return self.out(*arguments, **parameters.accepted(call.static.values))
+
+    def told(self) -> str:
+        if isinstance(self.out, str) or callable(self.out):
+            return self.out if isinstance(self.out, str) else "of a function"
+        return ", ".join(f"{np.dtype(s.dtype).name}{list(s.shape)}" for s in tree_leaves(self.out))
 
 
 def _shown(struct: jax.ShapeDtypeStruct) -> str:
@@ -337,10 +349,7 @@ class FromKernel(FromSignature):
     kernel: Kernel
 
     @classmethod
-    def of(cls, label: str, kernel: Kernel, signature: Any, dtype: Any, compute: Any) -> FromKernel:
-        for option, given in (("a signature", signature), ("dtype=", dtype)):
-            if given is not None:
-                raise TypeError(f"{label}: {option} belongs to the Kernel itself, which has them")
+    def of(cls, label: str, kernel: Kernel, compute: Any) -> FromKernel:
         if compute is not None:
             raise TypeError(
                 f"{label}: a Kernel converts to its own dtypes; leave compute_dtype= out"

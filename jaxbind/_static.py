@@ -9,8 +9,8 @@ from __future__ import annotations
 import ast
 import dataclasses
 import decimal
-import re
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -46,20 +46,47 @@ class Static:
 
     def _literal(self) -> str:
         try:
-            text = repr(tuple(sorted(self.values.items())))
-        except Exception:  # whatever a user's __repr__ raises: no literal
+            items = [(name, _encoded(self.values[name])) for name in sorted(self.values)]
+            text = repr(tuple(items))
+            return text if Static.parse(text) == self else ""
+        except Exception:  # it is no literal; or what a user's __repr__ or __eq__ raises
             return ""
-        for written in (text, re.sub(r"\binf\b", "1e999", text)):  # infinity has no other literal
-            try:
-                if Static.parse(written) == self:
-                    return written
-            except Exception:  # it is no literal; or what a user's __eq__ raises
-                continue
-        return ""
 
     @classmethod
     def parse(cls, text: str) -> Static:
-        return cls(dict(ast.literal_eval(text)))
+        return cls.decoded(ast.literal_eval(text))
+
+    @classmethod
+    def decoded(cls, items: Iterable[tuple[str, Any]]) -> Static:
+        """From what stands in the canonical text."""
+        return cls({name: _decoded(value) for name, value in items})
+
+
+def _encoded(value: Any) -> Any:
+    """A value as literals. Dicts, which are no static parameters, hold what Python has none for."""
+    if type(value) is tuple:
+        return tuple(map(_encoded, value))
+    if type(value) is float and not math.isfinite(value):
+        return {"float": value.hex()}
+    if type(value) is complex:
+        return {"complex": (value.real.hex(), value.imag.hex())}
+    if isinstance(value, np.generic):
+        dtype = value.dtype
+        return {dtype.name if dtype.kind == "V" else dtype.str: value.tobytes()}
+    return value
+
+
+def _decoded(value: Any) -> Any:
+    if type(value) is tuple:
+        return tuple(map(_decoded, value))
+    if type(value) is not dict:
+        return value
+    ((kind, data),) = value.items()
+    if kind == "float":
+        return float.fromhex(data)
+    if kind == "complex":
+        return complex(*map(float.fromhex, data))
+    return np.frombuffer(data, kind)[0]
 
 
 NO_STATIC = Static({})

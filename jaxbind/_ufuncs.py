@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,16 @@ def ufunc_of(function: Any) -> np.ufunc | None:
     if isinstance(inner, np.ufunc) and type(function).__module__.startswith("numba."):
         return inner
     return None
+
+
+def partial_of_ufunc(function: Any) -> tuple[np.ufunc, int] | None:
+    """The ufunc inside of a `functools.partial`, and how many of its operands that gives."""
+    given = 0
+    while isinstance(function, partial):
+        given += len(function.args)
+        function = function.func
+    ufunc = ufunc_of(function)
+    return None if ufunc is None else (ufunc, given)
 
 
 def input_names(ufunc: Any) -> tuple[str, ...]:

@@ -236,3 +236,25 @@ def test_compiled_loops_are_split(x64):
     compiled = jax.jit(f).lower(1.5, placed).compile()
     np.testing.assert_array_equal(compiled(1.5, placed), scipy.special.jv(1.5, x))
     assert not COLLECTIVE.search(compiled.as_text())
+
+
+def test_programs_that_are_split_alike_need_each_other_not(x64):
+    """Their calls have one name in the table of what is to be split."""
+    f = jaxbind.bind(lambda x: x**2, "(n)->(n)", name="test_devices.square")
+    devices = np.array(jax.devices()[:4])
+    rows = NamedSharding(jax.sharding.Mesh(devices, ("d",)), PartitionSpec("d"))
+    operand = jax.device_put(np.arange(8.0).reshape(4, 2), rows)
+    lowered = [jax.jit(lambda v, k=k: f(v) + k).lower(operand) for k in range(3)]
+    names = [set(re.findall("jaxbind-[0-9a-f]{64}", program.as_text())) for program in lowered]
+    assert len(names[0]) == 1 and names[0] == names[1] == names[2]
+    other = jax.sharding.Mesh(devices[[1, 0, 3, 2]], ("d",))
+    moved = jax.device_put(operand, NamedSharding(other, PartitionSpec("d")))
+    text = jax.jit(f).lower(moved).as_text()
+    assert set(re.findall("jaxbind-[0-9a-f]{64}", text)).isdisjoint(names[0])
+    for k in (1, 0, 2):
+        program, lowered[k] = lowered[k], None
+        compiled = program.compile()
+        np.testing.assert_array_equal(compiled(operand), np.arange(8.0).reshape(4, 2) ** 2 + k)
+        assert "all-gather" not in compiled.as_text()
+        del program, compiled
+        gc.collect()

@@ -198,6 +198,15 @@ AWKWARD = {
 }
 
 
+def context(call, error):
+    """The text of JAX's error about an exception that is raised as it is."""
+    with pytest.raises(type(error)) as caught:
+        call(x)
+    assert caught.value is error
+    assert isinstance(error.__context__, jax.errors.JaxRuntimeError) and error.__cause__ is None
+    return str(error.__context__)
+
+
 @pytest.mark.parametrize("kind", AWKWARD)
 @pytest.mark.parametrize("route", ["eager", "asynchronous", "jit of vmap"])
 def test_awkward_exceptions(kind, route):
@@ -212,7 +221,10 @@ def test_awkward_exceptions(kind, route):
     call = ROUTES[route](elementwise(awkward))
     for _ in range(2):
         fail[0] = True
-        shown = message(call, x)
+        if route == "eager" and not isinstance(error, Exception):
+            shown = context(call, error)
+        else:
+            shown = message(call, x)
         assert text in shown
         assert "  raised in awkward\n  called with v: float64[3]\n" in shown
         assert f'File "{HERE}", line ' in shown
@@ -284,11 +296,64 @@ def test_an_interrupt_from_the_keyboard():
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     began = time.monotonic()
-    with pytest.raises((KeyboardInterrupt, jax.errors.JaxRuntimeError)):
+    with pytest.raises(KeyboardInterrupt):
         slow(x).block_until_ready()
     assert time.monotonic() - began < 4
     timer.join()
     np.testing.assert_array_equal(quick(x), x + 1)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda f: f(x), lambda f: f(x, k=3), lambda f: jax.vmap(f)(jnp.stack([x, x])),
+     lambda f: jax.grad(lambda v: f(v).sum())(x)],
+    ids=["plain", "static", "vmap", "grad"],
+)  # fmt: skip
+def test_the_end_of_the_program_passes_an_eager_call(call):
+    """No ``except Exception`` on the way stops it, as JAX's error would be stopped."""
+    f = elementwise(lambda v, *, k=2: sys.exit(9))
+    f.def_jvp(lambda p, t, *, k: t[0])
+    f.def_vjp(lambda p, ct, *, k: ct)
+    with pytest.raises(SystemExit) as caught:
+        try:
+            call(f)
+        except Exception as error:
+            raise AssertionError("swallowed") from error
+    assert caught.value.code == 9
+    assert "CANCELLED: SystemExit: 9\n  raised in <lambda>" in str(caught.value.__context__)
+    assert jaxbind.last_exception() is caught.value
+
+
+def test_an_error_of_anything_else_is_not_taken_for_the_end_of_the_program():
+    with pytest.raises(KeyboardInterrupt):
+        elementwise(lambda v: (_ for _ in ()).throw(KeyboardInterrupt("stop")))(x)
+    text = message(elementwise(lambda v: v[:1]), x)
+    assert "returned float64[1]" in text
+
+
+def test_the_cause_is_the_exception_that_the_error_tells_of():
+    """Exceptions of other threads come between an error and the look for its cause."""
+
+    def slow_to_fail(v, *, n):
+        time.sleep(0.002)
+        raise ValueError(f"thread {n}")
+
+    f = elementwise(slow_to_fail)
+    causes = {n: [] for n in range(4)}
+
+    def fails(n):
+        for _ in range(30):
+            try:
+                f(x, n=n)
+            except jax.errors.JaxRuntimeError as error:
+                causes[n].append(str(error.__cause__))
+
+    threads = [threading.Thread(target=fails, args=(n,)) for n in causes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert causes == {n: 30 * [f"thread {n}"] for n in causes}
 
 
 def test_a_profiler_or_tracer_does_not_disturb():

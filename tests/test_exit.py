@@ -33,6 +33,7 @@ results = [several(operand), several(operand), work(operand), work(operand)]
     "pending exception": (
         "work(operand); raise ValueError('pending')", 1, "ValueError: pending", ""),
     "exit": ("work(operand); sys.exit(3)", 3, "", ""),
+    "exit in an eager call": ("jaxbind.bind(lambda v: sys.exit(7), '(n)->(n)')(x)", 7, "", ""),
     "os._exit": ("work(operand); import os; os._exit(5)", 5, "", ""),
     "os._exit in a function": (
         "import os; jaxbind.bind(lambda v: os._exit(6), '(n)->(n)')(x)", 6, "", ""),
@@ -48,8 +49,8 @@ time.sleep(5)
         """
 try:
     jaxbind.bind(lambda v: sys.exit(7), '(n)->(n)')(x)
-except jax.errors.JaxRuntimeError as error:
-    assert 'SystemExit: 7' in str(error)
+except SystemExit as error:
+    assert error.code == 7 and 'SystemExit: 7' in str(error.__context__)
 results = [heavy(jaxbind.bind(lambda v: time.sleep(0.3) or fail(), '(n)->(n)'))(operand)
            for fail in (lambda: sys.exit(7), lambda: 1 / 0)]
 """, 0, "", ""),

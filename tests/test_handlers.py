@@ -1,6 +1,7 @@
 """XLA handlers that others compiled, and handlers in Cython against the installed headers."""
 
 import ctypes
+import inspect
 import shutil
 import subprocess
 import sys
@@ -119,6 +120,21 @@ def test_attributes_are_checked(scale, x64):
         jaxbind.bind(scale.function, "(n)->(n)", compute_dtype=float)
     with pytest.raises(ValueError, match="the pointer is null"):
         Handler(0)
+
+
+def test_one_name_is_one_name():
+    handler = Handler(1, "abc", attributes="alpha")
+    assert list(inspect.signature(handler).parameters) == ["abc", "alpha"]
+
+
+def test_attributes_of_a_dtype_are_held_exactly(scale, x64):
+    typed = Handler(scale.function.pointer.address, "x", attributes={"a": float, "k": np.int8})
+    f = jaxbind.bind(typed, "(n)->(n)", name="scale")
+    for k in (128, -129, 1.5, 2**70):
+        with pytest.raises(
+            TypeError, match=r"scale: static parameter k=.* attribute of dtype int8"
+        ):
+            f(np.ones(2), a=1.0, k=k)
 
 
 def test_the_cython_example(tmp_path):

@@ -446,3 +446,112 @@ def test_f2py(tmp_path, monkeypatch, x64):
     gram = Kernel(wrapped.gram, "(m,n)->(n,n)", args="m, n, a, out", convention="Fortran")
     a = np.random.default_rng(0).normal(size=(3, 4, 2))
     np.testing.assert_allclose(jaxbind.bind(gram)(a), np.swapaxes(a, 1, 2) @ a)
+
+
+# Static parameters of each C type -----------------------------------------------------------------
+
+C_TYPES = {
+    "bool": ctypes.c_bool, "uint8_t": ctypes.c_uint8, "unsigned short": ctypes.c_ushort,
+    "unsigned": ctypes.c_uint, "size_t": ctypes.c_size_t, "int8_t": ctypes.c_int8,
+    "int": ctypes.c_int, "int64_t": ctypes.c_int64,
+}  # fmt: skip
+
+
+def returns_static(name):
+    """A kernel that tells which static parameter it has got."""
+    seen = []
+    kind = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_double, C_TYPES[name])
+    callback = kind(lambda x, n: seen.append(n) or x)
+    kernel = Kernel(callback, "()->()", args=f"double x, {name} n", static="n", name="k")
+    return jaxbind.bind(kernel), seen
+
+
+@pytest.mark.parametrize("name", C_TYPES)
+def test_static_integers_fit_by_their_value(name, x64):
+    f, seen = returns_static(name)
+    bits, unsigned = 8 * ctypes.sizeof(C_TYPES[name]), "u" in name or name == "size_t"
+    low, high = (0, 1) if name == "bool" else (0, 2**bits - 1)
+    if not unsigned and name != "bool":
+        low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    fitting = [low, high, True, np.int8(1)] + [np.uint64(high)] * (high > 0)
+    for value in fitting:
+        f(2.0, n=value).block_until_ready()
+    assert seen == [int(value) for value in fitting]
+    for value in (low - 1, high + 1, 2**70, np.int8(-1) if low == 0 else 1.0, 1.5, "1"):
+        with pytest.raises(TypeError, match=r"k: static parameter n=.* does not fit the kernel's"):
+            f(2.0, n=value)
+    assert len(seen) == len(fitting)
+
+
+# What belongs to the kernel -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options, text",
+    [
+        ({"order": "F"}, r"order= belongs to the Kernel itself; Kernel\(.*convention='Fortran'\)"),
+        ({"out": jax.ShapeDtypeStruct((), float)}, "out= belongs to the Kernel itself; its signa"),
+        ({"dtype": float}, r"dtype= belongs to the Kernel itself; give it to Kernel\(.*dtypes="),
+        ({"vectorized": True}, "vectorized= belongs to the Kernel itself; it is looped over wi"),
+    ],
+)
+def test_options_that_a_kernel_has_itself(options, text):
+    kernel = returns_static("int")[0].function
+    with pytest.raises(TypeError, match=f"^k: {text}"):
+        jaxbind.bind(kernel, **options)
+
+
+# Exceptions of Cython's functions -----------------------------------------------------------------
+
+RAISES = r"""
+extern int PyGILState_Ensure(void);
+extern void PyGILState_Release(int);
+extern void *PyExc_ValueError;
+extern void PyErr_SetString(void *, const char *);
+
+double root(double x) {  /* as `cdef double root(double x) except? -1 nogil` in Cython */
+  if (x >= 0) return x / 2;
+  int state = PyGILState_Ensure();
+  PyErr_SetString(PyExc_ValueError, "negative!");
+  PyGILState_Release(state);
+  return -1;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def raises(tmp_path_factory):
+    """The capsule that a Cython module's ``__pyx_capi__`` has for such a function."""
+    folder = tmp_path_factory.mktemp("raises")
+    (folder / "raises.c").write_text(RAISES)
+    subprocess.run(
+        ["cc", "-O1", "-shared", "-fPIC", "raises.c", "-o", "raises.so"], cwd=folder, check=True
+    )
+    lib = ctypes.CDLL(str(folder / "raises.so"))
+    make = ctypes.pythonapi.PyCapsule_New
+    make.restype = ctypes.py_object
+    make.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    name = ctypes.create_string_buffer(b"double (double)")
+    capsule = make(ctypes.cast(lib.root, ctypes.c_void_p), name, None)
+    yield capsule
+    del lib, name
+
+
+@pytest.mark.parametrize("threads", [1, 0])
+@pytest.mark.parametrize("route", ["eager", "asynchronous", "vmap of a program"])
+def test_a_cython_function_raises(raises, route, threads, x64):
+    f = jaxbind.bind(Kernel(raises, name="root"), threads=threads)
+    call = {
+        "eager": f,
+        "asynchronous": jax.jit(lambda x: f(x + jnp.sort(jnp.sin(jnp.arange(3e5)))[:1] * 0)),
+        "vmap of a program": jax.jit(jax.vmap(lambda x: f(x) + 1)),
+    }[route]
+    x = np.linspace(0, 4, 100_000)
+    shift = 1 if "program" in route else 0
+    for _ in range(3):
+        np.testing.assert_array_equal(call(x), x / 2 + shift)
+        for bad in (-x - 1, np.where(x > 3.99, -1, x)):
+            with pytest.raises((jax.errors.JaxRuntimeError, ValueError), match="Error: negative!"):
+                jax.block_until_ready(call(bad))
+    with pytest.raises(ValueError, match="negative!"):
+        f.function(-x - 1)

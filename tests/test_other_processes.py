@@ -233,6 +233,40 @@ def test_plans_are_made_again_after_a_hit(run, caching):
     assert run(program, **caching) == "[0.  2.5 5.  7.5] True\n"
 
 
+SHARDED = """
+import mine
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+split = NamedSharding(Mesh(np.array(jax.devices()), ("d",)), P("d"))
+X = jax.device_put(np.arange(32.0).reshape(8, 4), split)
+programs = {
+    "value": lambda X: mine.cubed(X) * 3,
+    "two alike": lambda X: mine.cubed(X) + mine.cubed(X + 1),
+    "gradient": jax.grad(lambda X: jnp.sum(mine.cubed(X))),
+    "plan": lambda X: mine.smooth(X, width=2.5) + 1,
+    "not all split": lambda X: jax.vmap(lambda x: mine.matvec(2 * jnp.eye(4), x))(X),
+}
+for name, program in programs.items():
+    hits.clear()
+    compiled = jax.jit(program).lower(X).compile()
+    found = len(hits)
+    assert "all-gather" not in compiled.as_text(), name
+    assert compiled(X).sharding == split, name
+    print(float(compiled(X).sum()), found)
+"""
+
+
+def test_programs_on_several_devices_hit(run, caching):
+    """JAX writes an address into programs that `custom_partitioning` splits."""
+    x = 1.0 * sum(range(32))
+    cubes = [k**3 for k in range(33)]
+    squares = [3 * k**2 for k in range(32)]
+    value, next_value = sum(cubes[:32]), sum(cubes[1:])
+    wanted = [3 * value, value + next_value, sum(squares), 2.5 * x + 32, 2 * x]
+    for hits in (0, 1):
+        out = run(CACHED + SHARDED, **caching).splitlines()
+        assert out == [f"{float(value)} {hits}" for value in wanted]
+
+
 def test_closures_never_hit(run, caching):
     program = """
 import jaxbind

@@ -420,3 +420,54 @@ def test_the_exception_itself():
     with pytest.raises(Exception, match="Lost"):
         jax.block_until_ready(jax.jit(f)(2.5))
     assert jaxbind.last_exception().args[1] == 2.5
+
+
+@pytest.mark.parametrize("effect", ["unordered", "ordered"])
+@pytest.mark.parametrize("kind", ["cond", "while"])
+def test_effects_that_are_not_due_do_not_happen(effect, kind):
+    """Under ``vmap`` both branches of a `cond` are computed, and a loop runs until all have ended."""
+    log = []
+    f = jaxbind.bind(lambda x: log.append(float(x)) or x + 1, "()->()", effect=effect)
+
+    def branch(p, x):
+        return jax.lax.cond(p, f, lambda x: x, x)
+
+    def loop(p, x):
+        return jax.lax.while_loop(lambda x: x < 3 * p, f, x)
+
+    program = jax.jit(jax.vmap({"cond": branch, "while": loop}[kind]))
+    with pytest.raises(Exception, match="IO effects? not supported in"):
+        program(np.array([True, False, True]), np.arange(3.0))
+    assert not log
+    one = jax.jit({"cond": branch, "while": loop}[kind])
+    jax.block_until_ready([one(True, 0.0), one(False, 5.0)])
+    jax.effects_barrier()
+    assert sorted(log) == ([0.0] if kind == "cond" else [0.0, 1.0, 2.0])
+
+
+def test_ordered_effects_are_so_among_jaxs_own():
+    log = []
+    f = jaxbind.bind(lambda x: log.append(float(x)) or x, "()->()", effect="ordered")
+
+    def jaxs(x):
+        jax.experimental.io_callback(lambda v: log.append(float(v)), None, x, ordered=True)
+
+    @jax.jit
+    def program(x):
+        results = f(x + 1)
+        jaxs(x + 2)
+        results += f(x + 3)
+        jaxs(x + 4)
+        return results
+
+    for _ in range(3):
+        jax.block_until_ready(program(0.0))
+    jax.effects_barrier()
+    assert log == 3 * [1.0, 2.0, 3.0, 4.0]
+
+
+def test_errors_of_jax_name_effects():
+    f = jaxbind.bind(lambda x: x, "()->()", effect="ordered")
+    with pytest.raises(NotImplementedError, match="OrderedForeign") as caught:
+        jax.grad(jax.checkpoint(lambda x: f(jax.lax.stop_gradient(x)) * x))(1.0)
+    assert " at 0x" not in str(caught.value)

@@ -51,6 +51,21 @@ def test_one_program_for_two_platforms():
     np.testing.assert_array_equal(exported.call(x), x**2)
 
 
+def test_each_platform_of_one_program_has_its_own():
+    f = jaxbind.bind(np.sin, vectorized=True, name="test_platforms.sin")
+    f.def_impl("cuda")(jnp.sin)
+    f.def_impl("tpu")(jnp.cos)
+    checks = jaxbind.export_checks()
+    platforms = ("cpu", "cuda", "tpu")
+    exported = jax.export.export(jax.jit(f), platforms=platforms, disabled_checks=checks)(x)
+    text = exported.mlir_module()
+    assert [text.count(f"stablehlo.{name}") for name in ("sine", "cosine")] == [1, 1]
+    assert text.count("custom_call @jaxbind") == 1
+    np.testing.assert_array_equal(exported.call(x), np.sin(x))
+    with pytest.raises(NotImplementedError, match="platform rocm;"):
+        jax.export.export(jax.jit(f), platforms=("tpu", "rocm"), disabled_checks=checks)(x)
+
+
 def test_derivatives_have_implementations_of_their_own():
     f = made()
     f.def_vjp(lambda p, ct, *, power: (ct[0] * power * p[0] ** (power - 1) + ct[1],))

@@ -1,5 +1,6 @@
 """Ufuncs and gufuncs: their own loops, called without Python, give what NumPy gives."""
 
+import functools
 import importlib
 import subprocess
 import sys
@@ -372,3 +373,32 @@ def test_cythons_ufuncs(tmp_path, monkeypatch, x64):
     parted = jaxbind.bind(ufuncs.parted)
     for got, want in zip(parted(x, np.arange(500)), ufuncs.parted(x, np.arange(500))):
         np.testing.assert_array_equal(got, want)
+
+
+# Partials -----------------------------------------------------------------------------------------
+
+PARTIALS = {
+    "numpy": (functools.partial(np.add, 1.0), lambda x: x + 1),
+    "scipy": (functools.partial(scipy.special.jv, 1.5), lambda x: scipy.special.jv(1.5, x)),
+    "python": (functools.partial(np.frompyfunc(lambda v, w: v - w, 2, 1), 1.0), lambda x: 1 - x),
+    "nested": (functools.partial(functools.partial(np.hypot), 3.0), lambda x: np.hypot(3, x)),
+    "keyword": (functools.partial(np.add, 1.0, casting="same_kind"), lambda x: x + 1),
+}
+
+
+@pytest.mark.parametrize("kind", PARTIALS)
+def test_partials_of_ufuncs(kind, x64):
+    function, wanted = PARTIALS[kind]
+    f, x = jaxbind.bind(function, "()->()", dtype=float), np.linspace(0.5, 4, 5)
+    want = np.asarray(wanted(x), float)
+    for call in (f, jax.jit(f), jax.vmap(f)):
+        np.testing.assert_array_equal(call(x), want)
+    with pytest.raises(TypeError, match="got 2 positional arguments; it takes 1"):
+        f(x, x)
+
+
+def test_a_partial_of_a_ufunc_takes_the_ufuncs_keywords(x64):
+    f = jaxbind.bind(functools.partial(np.add, 1.5), "(n)->(n)", dtype=np.float32)
+    x = np.arange(3.0)
+    got = f(x, dtype="float32", casting="unsafe")
+    np.testing.assert_array_equal(got, np.float32([1.5, 2.5, 3.5]))
