@@ -4,7 +4,7 @@ A function that calls JAX while it runs can block the runtime for ever, and is r
 that costs as much as a short call. It is left out for functions whose code, with that of the
 functions that it calls by name, does not mention JAX; a function that hides it (in a module of
 its own that is reached by an attribute of an object, say) is guarded in its first calls, in every
-64th, and in all after one that was slow.
+1024th, and in all after one of these that was slow.
 """
 
 from __future__ import annotations
