@@ -42,6 +42,7 @@ class _Derived:
     """What the roles of derivatives share."""
 
     mixed = False
+    gives_cotangents = True
     positional = 2
     takes_wrt = False
     bare = False  # a tuple with an entry per argument, or the structure of the result
@@ -124,6 +125,10 @@ class Pushforward(_Derived):
 
     second = "tangents"
     by_jax = staticmethod(push)
+
+    @property
+    def gives_cotangents(self) -> bool:
+        return self.parent.role.gives_cotangents
 
     def outputs(self, call: Call, structs: Sequence[Any]) -> Outputs:
         return self._parent_outputs(call, structs)

@@ -27,7 +27,6 @@ from jax.tree_util import tree_structure, tree_unflatten
 
 from jaxbind import _exit, _jax, _pycall, _sites
 from jaxbind._call import Call, Outputs, PyTreeDef
-from jaxbind._derivatives import Pushforward
 from jaxbind._errors import log, short_repr
 from jaxbind._handler import Handler
 from jaxbind._parameters import Parameters
@@ -467,7 +466,7 @@ def _open(definition: Definition, name: str, text: str) -> Any:
         guard=() if definition.allow_jax else _jax.GUARD,
         make_plan=definition.make_plan and partial(_plan, definition, site),
         once=definition.effect is not None,
-        pushes=isinstance(definition.role, Pushforward),
+        cotangents=definition.role.gives_cotangents,
     )
 
 

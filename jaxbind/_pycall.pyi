@@ -28,7 +28,7 @@ class CallSite(Site):
         guard: tuple[Callable[[], Any], Callable[[Any], None]] | tuple[()] = (),
         make_plan: Callable[[list[Any]], Any] | None = None,
         once: bool = False,
-        pushes: bool = False,
+        cotangents: bool = False,
     ) -> None: ...
 
 def set_poison(byte: int) -> int: ...

@@ -176,7 +176,7 @@ cdef class CallSite(Site):
     cdef int loop
     cdef int64_t threads
     cdef object guard, make_plan, planning
-    cdef bint guarded, once, pushes
+    cdef bint guarded, once, cotangents
     cdef object naming  # whether the function's code names JAX, None before anybody has asked
     cdef unsigned int calls
     cdef long process
@@ -194,7 +194,7 @@ cdef class CallSite(Site):
         self, *, function, str label, list names, dict keywords, bint wants_out, int loop,
         bint vectorized, bint fortran, tree, result, bint unwrap, bint rule, tuple kept, list seen,
         list declared, int threads=1, tuple guard=(), make_plan=None, bint once=False,
-        bint pushes=False,
+        bint cotangents=False,
     ):
         self.head.execute = execute_python
         if make_plan is not None:
@@ -211,7 +211,7 @@ cdef class CallSite(Site):
         self.guarded = bool(guard)
         self.make_plan = make_plan
         self.once = once
-        self.pushes = pushes
+        self.cotangents = cotangents
         self.planning, self.process = threading.RLock(), process
         self.vectorized = vectorized
         self.fortran = fortran
@@ -603,7 +603,7 @@ cdef class CallSite(Site):
                 if (
                     self.rule and _dtypes.is_inexact(array.dtype) and _dtypes.is_inexact(view.dtype)
                     # a tangent, unlike a cotangent, is complex only if its result is
-                    and (not self.pushes or _dtypes.is_complex(array.dtype)
+                    and (self.cotangents or _dtypes.is_complex(array.dtype)
                          <= _dtypes.is_complex(view.dtype))
                 ):
                     # a rule may compute in another precision, and JAX's cotangent of a real

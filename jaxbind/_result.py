@@ -94,10 +94,13 @@ def describe(value: Any) -> str:
     return f"{_errors.short_repr(value)} ({type(value).__name__})"
 
 
-def conform(label: str, outputs: Outputs, result: Any, exact: bool = False) -> list[jax.Array]:
+def conform(
+    label: str, outputs: Outputs, result: Any, *, exact: bool = False, cotangents: bool = False
+) -> list[jax.Array]:
     """The leaves of what a traced rule returned, checked against what they must be.
 
-    Unless ``exact``, derivatives are brought to the precision that is wanted.
+    Unless ``exact``, derivatives are brought to the precision that is wanted; of ``cotangents``
+    that are complex and belong to real operands JAX's are the real part.
 
     Raises:
       TypeError: naming the rule, what it returned and what was wanted.
@@ -109,9 +112,11 @@ def conform(label: str, outputs: Outputs, result: Any, exact: bool = False) -> l
     checked = []
     for index, (leaf, struct) in enumerate(zip(leaves, outputs.structs, strict=True)):
         value = jnp.asarray(leaf)
-        if not exact and _dtypes.is_inexact(value.dtype) and _dtypes.is_inexact(struct.dtype):
-            # JAX's cotangent of a real operand is the real part
-            value = value if _dtypes.is_complex(struct.dtype) else jnp.real(value)
+        both = _dtypes.is_inexact(value.dtype) and _dtypes.is_inexact(struct.dtype)
+        if cotangents and both and not _dtypes.is_complex(struct.dtype):
+            value = jnp.real(value)
+        wider = _dtypes.is_complex(value.dtype) and not _dtypes.is_complex(struct.dtype)
+        if not exact and both and not wider:
             value = value.astype(struct.dtype)
         elif value.weak_type:
             value = value.astype(struct.dtype)

@@ -86,6 +86,8 @@ class Function:
     positional: ClassVar[None] = None
     #: whether a rule may ask which cotangents are wanted
     takes_wrt: ClassVar[bool] = False
+    #: whether its results are cotangents: JAX's, of a real operand, is the real part
+    gives_cotangents: ClassVar[bool] = False
     #: calls by JAX what a rule is a part of only
     whole: ClassVar[None] = None
 

@@ -65,7 +65,8 @@ class Traced:
         result = self.function(*args, **static)
         if call.definition.role.bare and isinstance(result, (tuple, list)) and len(result) == 1:
             (result,) = result
-        return conform(self.label, outputs, result)
+        cotangents = call.definition.role.gives_cotangents
+        return conform(self.label, outputs, result, cotangents=cotangents)
 
 
 class Partials:

@@ -36,6 +36,7 @@ class Transposed:
     """
 
     mixed = False
+    gives_cotangents = True
     takes_wrt = True
     bare = True
     whole = None

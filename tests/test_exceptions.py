@@ -416,5 +416,8 @@ def test_a_tangent_of_a_real_result_is_not_complex():
     f.def_jvp(lambda primals, tangents: 2j * tangents[0])
     text = message(lambda v: jax.jvp(f, (v,), (v,))[1], x)
     assert "f.jvp returned complex128[3] for its result" in text
+    f.def_jvp(lambda primals, tangents: 2j * tangents[0], traced=True)
+    text = message(lambda v: jax.jvp(f, (v,), (v,))[1], x, error=TypeError)
+    assert "f.jvp returned complex128[3] for result 0; wanted float64[3]" in text
     f.def_vjp(lambda primals, cotangent: (2 + 1j) * cotangent)  # JAX's cotangent is the real part
     np.testing.assert_array_equal(jax.grad(lambda v: f(v).sum())(x), 2.0)
