@@ -152,7 +152,9 @@ def _literal(tree: PyTreeDef) -> str | None:
 # Writing ----------------------------------------------------------------------------------------
 
 
-def describe(call: Call, structs: list[jax.ShapeDtypeStruct]) -> tuple[str, str, Any]:
+def describe(
+    call: Call, structs: list[jax.ShapeDtypeStruct], exporting: bool
+) -> tuple[str, str, Any]:
     """Name and site of a call, and what must stay alive until the program is compiled.
 
     That is nothing where the program says all: such programs can be exported.
@@ -182,8 +184,10 @@ def describe(call: Call, structs: list[jax.ShapeDtypeStruct]) -> tuple[str, str,
         contract=_contract(definition),
         example=_example(definition, structs, outputs),
     )
-    name, text = name_of(definition), site.text()
-    owner = None if is_stable(definition) and not text.startswith("#") else (definition, site)
+    name, text = name_of(definition, exporting), site.text()
+    private = _root(definition).private_name
+    of_this_process = text.startswith("#") or (private is not None and name.startswith(private))
+    owner = (definition, site) if of_this_process else None
     return name, text, owner
 
 
@@ -288,18 +292,32 @@ def _differing(dtypes: Any, structs: Any) -> tuple[str | None, ...]:
     )
 
 
-def name_of(definition: Definition) -> str:
-    """The name of a definition in programs; derivatives are reached through their parent."""
+def name_of(definition: Definition, exporting: bool) -> str:
+    """The name of a definition in programs; derivatives are reached through their parent.
+
+    A name that means the same in other processes belongs, in programs of this one, to the first
+    definition that is called under it, for as long as that lives; others get names of their own
+    here, so that between lowering and compiling nobody else can take it. Programs that are exported
+    say so by a mark in front, and call whatever has the name where they are loaded.
+    """
     if definition.step is not None:
-        return f"{name_of(definition.parent)}{STEP}{definition.step}"
+        return f"{name_of(definition.parent, exporting)}{STEP}{definition.step}"
     name = _stable_name(definition)
-    if name is None:
+    if name is not None and exporting:
+        return STEP + name
+    if name is None or not _takes(name, definition):
         if definition.private_name is None:
             label = definition.label.replace(STEP, "?")
             definition.private_name = f"{label}<{_PROCESS}-{_number()}>"
         name = definition.private_name
-    _definitions[name] = definition
+        _definitions[name] = definition
     return name
+
+
+def _takes(name: str, definition: Definition) -> bool:
+    """Give a name to the first that wants it; whether ``definition`` has it."""
+    with _counting:
+        return _definitions.setdefault(name, definition) is definition
 
 
 def importable_name(definition: Definition) -> str | None:
@@ -332,18 +350,19 @@ def names_bindings(cls: type[T]) -> type[T]:
 def resolve(name: str) -> Definition:
     """The live definition of a name, imported if need be.
 
-    The one that is bound under the name now comes before one that has been called under it: a
-    program that was saved calls what a module defines after it was reloaded.
+    For an exported program that is the one bound under the name now, not one that has been called
+    under it before: it calls what a module defines after it was reloaded.
 
     Raises:
       LookupError: saying what is missing.
     """
-    root, *steps = name.split(STEP)
-    definition: Any = _given.get(root) or _loaded(root) or _definitions.get(root) or _import(root)
+    root, *steps = name.removeprefix(STEP).split(STEP)
+    lowered_here = None if name.startswith(STEP) else _definitions.get(root)
+    definition: Any = lowered_here or _given.get(root) or _loaded(root) or _import(root)
     for step in steps:
         definition = definition.derivative(step)
         if definition is None:
-            raise LookupError(f"{name}: the function is there, but its derivative {step!r} is not")
+            raise LookupError(f"{root}: the function is there, but its derivative {step!r} is not")
     return definition
 
 
@@ -413,7 +432,7 @@ def find_binding(name: str) -> Any:
 def open_site(name: str, text: str) -> Any:
     """Called by XLA when it instantiates a call site: the object that executes its calls."""
     definition = resolve(name)
-    site = _open(definition, name, text)
+    site = _open(definition, name.removeprefix(STEP), text)
     if definition.effect == "ordered":
         site.take_tokens()
     return site

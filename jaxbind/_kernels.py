@@ -117,7 +117,7 @@ class Kernel:
             plain = _plain(prototype)
             count = len(plain) - len(statics)
             signature = f"{','.join(['()'] * count)}->()"
-        self.signature = parse(signature)
+        self.signature = _parsed(label, signature)
         if "?" in signature or "|1" in signature:
             raise ValueError(
                 f"{label}: the signature {signature} has '?' or '|1'; a kernel has not"
@@ -149,6 +149,11 @@ class Kernel:
             made = _Arguments(
                 label, self.signature, prototype, args, dtypes, convention, statics, shared, status
             )
+            if made.returns == RESULT and hasattr(pointer, "_cpointer"):
+                raise TypeError(
+                    f"{label}: f2py's pointer to a Fortran function is a subroutine, which writes"
+                    " the result into its first argument. Name that in args=: 'out, a, b', say"
+                )
             self.names, self.statics = made.input_names, statics
             self.loop = Loop(
                 self.pointer.address,
@@ -192,6 +197,22 @@ class Kernel:
 def _name_of(pointer: Any) -> str:
     name = getattr(pointer, "__name__", None)
     return name if isinstance(name, str) and name.isidentifier() else "kernel"
+
+
+def _parsed(label: str, signature: str) -> Signature:
+    try:
+        return parse(signature)
+    except ValueError as error:
+        computed = (
+            parse(signature, computed=True).computed() if "only in an out" in str(error) else ()
+        )
+        if not computed:
+            raise
+        raise ValueError(
+            f"{label}: core dimension {min(computed)} of the signature {signature} stands only in"
+            " an output, so its size is unknown, and a kernel gets its results' memory. Bind a"
+            " Python function with out= that makes the result and calls the C function"
+        ) from None
 
 
 def _dtypes_given(label: str, dtypes: Any, count: int) -> tuple[np.dtype, ...] | None:

@@ -193,7 +193,7 @@ def _lower(ctx: Any, *operands: Any, call: Call) -> Any:
     if definition.function is None:
         raise _missing.no_jvp(call)
     core = [core_struct(a, call.loop) for a in ctx.avals_in]
-    name, site, owner = _identity.describe(call, core)
+    name, site, owner = _identity.describe(call, core, _jax.is_exporting(ctx))
     if owner is not None:
         if _jax.is_exporting(ctx):
             _identity.refuse_to_export(definition.label, owner)

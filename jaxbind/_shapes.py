@@ -16,7 +16,7 @@ from jaxbind._call import Call, Outputs, PyTreeDef
 from jaxbind._kernels import Kernel, check_operand
 from jaxbind._parameters import Parameters
 from jaxbind._signature import Signature, parse
-from jaxbind._ufuncs import WRITE_INTO_OPERANDS, UfuncLoops, ufunc_of
+from jaxbind._ufuncs import UfuncLoops, ufunc_of, writes_into_operands
 
 Structs = Sequence[jax.ShapeDtypeStruct]
 
@@ -293,10 +293,11 @@ class FromUfunc(FromSignature):
     def of(cls, label: str, function: Any, dtype: Any, compute: np.dtype | None) -> FromUfunc:
         ufunc: Any = ufunc_of(function)
         text = ufunc.signature or f"{','.join(['()'] * ufunc.nin)}->{','.join(['()'] * ufunc.nout)}"
-        if ufunc.__name__ in WRITE_INTO_OPERANDS:
+        remedy = writes_into_operands(function)
+        if remedy is not None:
             raise TypeError(
                 f"{label}: the loop of this ufunc writes into its operand, and JAX's arrays must"
-                f" not change. Remedy: {WRITE_INTO_OPERANDS[ufunc.__name__]}"
+                f" not change. Remedy: {remedy}"
             )
         try:
             signature = parse(text, computed=True)

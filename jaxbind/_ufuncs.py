@@ -17,6 +17,14 @@ from jaxbind._signature import Signature
 WRITE_INTO_OPERANDS = {"qr_r_raw": "bind a function that calls np.linalg.qr(a, mode='raw')"}
 
 
+def writes_into_operands(function: Any) -> str | None:
+    """The remedy for a ufunc whose loop changes its operands; ``None`` for others."""
+    ufunc: Any = ufunc_of(function)
+    if getattr(getattr(function, "gufunc_builder", None), "writable_args", ()):  # Numba's
+        return "leave out writable_args=, and work on a copy or in a further output"
+    return WRITE_INTO_OPERANDS.get(ufunc.__name__)
+
+
 def ufunc_of(function: Any) -> np.ufunc | None:
     """The ufunc that a function is, or is made of (Numba's)."""
     if isinstance(function, np.ufunc):

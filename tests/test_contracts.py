@@ -3,6 +3,7 @@
 import gc
 import importlib
 import sys
+import threading
 
 import jax
 import ml_dtypes
@@ -47,6 +48,38 @@ def test_a_program_calls_the_last_one_that_was_bound_under_its_name():
     del second
     with pytest.raises(ValueError, match="another one was bound under the name"):
         export(first, 1.0)
+
+
+def adding(k):
+    return lambda x: x + k
+
+
+def test_functions_of_one_name_are_not_confused_between_threads():
+    """Another one is bound, and called, between lowering and compiling."""
+    wrong = []
+
+    def work(thread):
+        for i in range(40):
+            k = 1000.0 * thread + i
+            f = jaxbind.bind(adding(k), "()->()", name="test_contracts.same")
+            got = float(jax.jit(lambda x, f=f: f(x))(0.0))
+            if got != k:
+                wrong.append((k, got))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_program_that_was_lowered_keeps_its_function():
+    first = jaxbind.bind(lambda x: x + 1, "()->()", name="test_contracts.lowered")
+    lowered = jax.jit(first).lower(0.0)
+    second = jaxbind.bind(lambda x: x + 2, "()->()", name="test_contracts.lowered")
+    assert jax.jit(second)(0.0) == 2
+    assert lowered.compile()(0.0) == 1
 
 
 def test_a_program_calls_what_a_module_defines_after_it_was_reloaded(tmp_path, monkeypatch):

@@ -555,3 +555,24 @@ def test_a_cython_function_raises(raises, route, threads, x64):
                 jax.block_until_ready(call(bad))
     with pytest.raises(ValueError, match="negative!"):
         f.function(-x - 1)
+
+
+def test_f2pys_pointer_to_a_function_is_a_subroutine(raises):
+    """It writes the result into its first argument: called as a function it would crash."""
+    del raises  # which has said what PyCapsule_New takes
+
+    class Fortran:
+        _cpointer = ctypes.pythonapi.PyCapsule_New(64, None, None)
+        __name__ = "hyp"
+
+    with pytest.raises(
+        TypeError, match="hyp: f2py's pointer to a Fortran function is a subroutine"
+    ):
+        Kernel(Fortran(), "()->()", convention="Fortran", args="a -> double")
+
+
+def test_a_kernel_cannot_tell_the_size_of_its_result():
+    with pytest.raises(
+        ValueError, match=r"Kernel f: core dimension p .* Bind a Python function wi"
+    ):
+        Kernel(1, "(n),(m)->(p)", args="x, k, out, int n, int m, int p", name="f")

@@ -402,3 +402,18 @@ def test_a_partial_of_a_ufunc_takes_the_ufuncs_keywords(x64):
     x = np.arange(3.0)
     got = f(x, dtype="float32", casting="unsafe")
     np.testing.assert_array_equal(got, np.float32([1.5, 2.5, 3.5]))
+
+
+def test_gufuncs_that_write_into_operands_are_refused():
+    numba = pytest.importorskip("numba")
+
+    @numba.guvectorize(["void(float64[:],float64[:])"], "(n)->(n)", writable_args=(0,))
+    def moves(x, out):
+        for i in range(x.shape[0]):
+            out[i] = x[i]
+            x[i] = 0
+
+    with pytest.raises(
+        TypeError, match="moves: the loop of this ufunc writes into its operand.*lea"
+    ):
+        jaxbind.bind(moves)
