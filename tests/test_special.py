@@ -234,6 +234,15 @@ EDGES = {  # a derivative where a closed form is 0/0 or cancels, and what it is
     "a Lorentzian in sigma": (lambda s: special.voigt_profile(0.5, s, 1.0), 0.0, 2,
                               (2j / (0.5 + 1j) ** 3).real / np.pi),
     "central chi-squared": (lambda x: special.chndtr(x, 4.0, 0.0), 3.0, 1, 0.75 * np.exp(-1.5)),
+    "powm1 in y": (lambda y: special.powm1(0.0, y), 2.0, 1, 0.0),
+    "powm1 in y, twice": (lambda y: special.powm1(0.0, y), 2.0, 2, 0.0),
+    "powm1 in x": (lambda x: special.powm1(x, 0.0), 0.0, 1, 0.0),
+    "boxcox of 0": (lambda lmbda: special.boxcox(0.0, lmbda), 2.0, 1, 0.25),
+    "boxcox of 0, twice": (lambda lmbda: special.boxcox(0.0, lmbda), 2.0, 2, -0.25),
+    "boxcox1p of -1": (lambda lmbda: special.boxcox1p(-1.0, lmbda), 0.5, 1, 4.0),
+    "pseudo_huber far out": (lambda delta: special.pseudo_huber(delta, 1e80), 1.0, 1, 1e80),
+    "pseudo_huber at 0": (lambda r: special.pseudo_huber(0.0, r), 0.0, 1, 0.0),
+    "pseudo_huber in delta at 0": (lambda delta: special.pseudo_huber(delta, 0.0), 0.0, 1, 0.0),
     "chi-squared in nc": (lambda nc: special.chndtr(3.0, 2.0, nc), 0.0, 1,
                           -0.75 * np.exp(-1.5)),
 }  # fmt: skip
@@ -245,6 +254,26 @@ def test_derivatives_at_edges(edge, x64):
     np.testing.assert_allclose(slope(function, x, order), want, rtol=1e-9, atol=1e-12)
     beside = x * (1 - 1e-9) + 1e-9 * (x == 0)
     np.testing.assert_allclose(slope(function, beside, order), want, rtol=1e-4, atol=1e-5)
+
+
+def test_mixed_derivatives_of_powers(x64):
+    """d/dy of y x^(y-1) at y = 0."""
+    mixed = jax.grad(jax.grad(special.powm1, 0), 1)
+    np.testing.assert_allclose(mixed(3.0, 0.0), 1 / 3, rtol=1e-12)
+
+
+@given(x=st.floats(-2, 2), lmbda=st.floats(0.2, 3))
+def test_tukeys_distribution_ends(x, lmbda):
+    """It is constant beyond ±1/λ; within, the slope is what differences of SciPy's give."""
+    with jax.enable_x64(True):
+        slope = jax.grad(special.tklmbda)(x, lmbda)
+        edge = abs(abs(x) * lmbda - 1)
+        if edge > 0 and abs(x) * lmbda > 1:
+            assert slope == 0
+        elif edge > 1e-2:
+            h = 1e-5
+            ends = scipy.special.tklmbda([x - h, x + h], lmbda)
+            np.testing.assert_allclose(slope, np.diff(ends)[0] / (2 * h), rtol=1e-3)
 
 
 @given(a=st.floats(50, 1e13), shift=st.floats(-3, 3))

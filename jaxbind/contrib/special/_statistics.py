@@ -370,8 +370,14 @@ nctdtrit = special(
 
 
 def _of_log(log, lmbda):
-    """d/dλ of (exp(λ log) - 1)/λ = log² ∫ t exp(λ log t) dt over 0 to 1 (DLMF 13.4.1)."""
-    return log**2 / 2 * hyp1f1(2.0, 3.0, lmbda * log)
+    """d/dλ of (exp(λ log) - 1)/λ = log² ∫ t exp(λ log t) dt over 0 to 1 (DLMF 13.4.1).
+
+    Of the logarithm of 0 it is that of -1/λ, for λ > 0.
+    """
+    of_zero = jnp.isneginf(log) & (lmbda > 0)
+    log = jnp.where(of_zero, -1, log)
+    value = log**2 / 2 * hyp1f1(2.0, 3.0, lmbda * log)
+    return jnp.where(of_zero, 1 / jnp.where(of_zero, lmbda, 1) ** 2, value)
 
 
 BOX = "derivative of the definition (Box and Cox 1964), DLMF 13.4.1"
@@ -419,9 +425,10 @@ inv_boxcox1p = special(
 
 
 def _tukey(x, lmbda):
-    """1/Q'(p) with the quantiles Q(p) = (p^λ - (1-p)^λ)/λ."""
-    p = tklmbda(x, lmbda)
-    return 1 / (p ** (lmbda - 1) + (1 - p) ** (lmbda - 1))
+    """1/Q'(p) with the quantiles Q(p) = (p^λ - (1-p)^λ)/λ, which end at 1/λ for λ > 0."""
+    outside = abs(x) * lmbda >= 1
+    p = jnp.where(outside, 0.5, tklmbda(x, lmbda))
+    return jnp.where(outside, 0, 1 / (p ** (lmbda - 1) + (1 - p) ** (lmbda - 1)))
 
 
 tklmbda = special(
