@@ -61,9 +61,14 @@ cdef int poison = -1
 
 
 def set_poison(int byte):
-    """Fill results with this byte before each call (of any binding); a negative one ends it."""
+    """Fill results with this byte before each call (of any binding); a negative one ends it.
+
+    Returns what was set before.
+    """
     global poison
+    before = poison
     poison = byte
+    return before
 
 
 cdef extern from "_threads.h" nogil:
@@ -327,7 +332,8 @@ cdef class CallSite(Site):
         for i in range(layout.operands, layout.count):
             views.starts[i] = <char*>result_buffer(frame, i - layout.operands).data
             JB_ADVISE_HUGE(views.starts[i], layout.sizes_in_bytes[i])
-            if poison >= 0 and layout.sizes_in_bytes[i] > 0:
+            if (poison >= 0 and layout.sizes_in_bytes[i] > 0
+                    and not self.is_aliased(layout, views, i)):
                 memset(views.starts[i], poison, layout.sizes_in_bytes[i])
         if layout.converts:
             copies = [
@@ -344,6 +350,14 @@ cdef class CallSite(Site):
                     raw, seen = copies[i]
                     convert(raw, seen)
         return 0
+
+    cdef bint is_aliased(self, Layout layout, Views views, int result) noexcept:
+        """Whether a result lies in an operand's memory (``aliases=``), which is not ours to fill."""
+        cdef int i
+        for i in range(layout.operands):
+            if views.starts[i] == views.starts[result]:
+                return True
+        return False
 
     cdef int iterate(
         self, Layout layout, Views views, cnp.npy_intp begin, cnp.npy_intp end,
