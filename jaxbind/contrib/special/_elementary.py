@@ -85,16 +85,25 @@ radian = special(
 # Entropies, losses and logistic functions -------------------------------------------------------
 
 entr = special("entr", lambda x: -jnp.log(x) - 1, source=SOURCE, domain=((0.1, 5),))
+
+
+def _log_ratio(x, y):
+    """log(x / y), also where that leaves the range of the numbers."""
+    ratio = x / y
+    far = (ratio < 1e-30) | (ratio > 1e30)
+    return jnp.where(far, jnp.log(x) - jnp.log(y), jnp.log(jnp.where(far, 1, ratio)))
+
+
 rel_entr = special(
     "rel_entr",
-    lambda x, y: jnp.log(x / y) + 1,
+    lambda x, y: _log_ratio(x, y) + 1,
     lambda x, y: -x / y,
     source=SOURCE,
     domain=((0.1, 5), (0.1, 5)),
 )
 kl_div = special(
     "kl_div",
-    lambda x, y: jnp.log(x / y),
+    lambda x, y: _log_ratio(x, y),
     lambda x, y: 1 - x / y,
     source=SOURCE,
     domain=((0.1, 5), (0.1, 5)),
