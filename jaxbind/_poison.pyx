@@ -12,6 +12,7 @@ from libc.string cimport memset, strcpy
 
 cimport numpy as cnp
 
+import threading
 from contextlib import contextmanager
 
 from jaxbind import _pycall
@@ -66,16 +67,25 @@ handler.allocator.realloc = plain_realloc
 handler.allocator.free = plain_free
 cdef object capsule = PyCapsule_New(&handler, b"mem_handler", NULL)
 
+poisoning = threading.RLock()
+
 
 @contextmanager
 def poisoned(int byte):
-    """Fill results of bindings, and new NumPy arrays of this thread, with ``byte`` first."""
+    """Fill results of bindings, and new NumPy arrays of this thread, with ``byte`` first.
+
+    The byte is the process's: one thread at a time poisons, the others wait. Within itself it
+    nests.
+    """
     global fill
-    fill = byte
-    old = PyDataMem_SetHandler(capsule)
-    _pycall.set_poison(byte)
-    try:
-        yield
-    finally:
-        _pycall.set_poison(-1)
-        PyDataMem_SetHandler(old)
+    with poisoning:
+        old_fill = fill
+        fill = byte
+        old = PyDataMem_SetHandler(capsule)
+        old_byte = _pycall.set_poison(byte)
+        try:
+            yield
+        finally:
+            _pycall.set_poison(old_byte)
+            PyDataMem_SetHandler(old)
+            fill = old_fill

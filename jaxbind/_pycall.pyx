@@ -337,8 +337,9 @@ cdef class CallSite(Site):
                 whole.append(copies[i][1])
             else:
                 whole.append(whole_buffer(jb_buffer(frame, layout.operands, i), layout.raw[i]))
+        shared = any([is_shared(views, i) for i in range(layout.operands, layout.count)])
         return watch_call(
-            self.names, whole[:layout.operands], whole[layout.operands:], shares_memory(views))
+            self.names, whole[:layout.operands], whole[layout.operands:], shared)
 
     cdef JB_Error* failed(
         self, JB_CallFrame* frame, PyObject* views, cnp.npy_intp iteration
@@ -400,12 +401,12 @@ cdef class CallSite(Site):
                 None if views.layout.whole[i] is None else self.converted(views.layout, views, i)
                 for i in range(views.count)
             ]
-        if poison >= 0 and not shares_memory(views):
+        if poison >= 0:
             for i in range(views.operands, views.count):
                 size = views.sizes_in_bytes[i]
                 if copies is not None and copies[i] is not None:
                     size = copies[i][1].nbytes
-                if size > 0:
+                if size > 0 and not is_shared(views, i):
                     memset(views.starts[i], poison, size)
         return copies
 
@@ -705,13 +706,12 @@ cdef inline bint fits(PyObject* views, JB_CallFrame* frame) noexcept:
         (<Views>views).starts)
 
 
-cdef bint shares_memory(Views views) noexcept:
+cdef bint is_shared(Views views, int result) noexcept:
     """Whether a result begins with what an operand holds, as `aliases` have it."""
-    cdef int i, j
-    for i in range(views.operands, views.count):
-        for j in range(views.operands):
-            if views.starts[i] == views.starts[j] and views.layout.sizes_in_bytes[i] > 0:
-                return True
+    cdef int i
+    for i in range(views.operands):
+        if views.starts[i] == views.starts[result] and views.sizes_in_bytes[result] > 0:
+            return True
     return False
 
 

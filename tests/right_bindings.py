@@ -1627,6 +1627,31 @@ real_part_linear = right(
     check={"dtypes": COMPLEX},
 )
 
+in_place = right(
+    "in-place",
+    lambda x, out: np.multiply(2, x, out=out),
+    "(n)->(n)",
+    linear=True,
+    aliases={"x": 0},
+    transpose=lambda ct: 2 * ct,
+)
+cancelling = right(
+    "cancelling",
+    lambda x: (1e3 + x) ** 2 - 1e6,
+    "()->()",
+    vectorized=True,
+    jvp=lambda p, t: 2 * (1e3 + p[0]) * t[0],
+    vjp=lambda p, ct: 2 * (1e3 + p[0]) * ct,
+)
+brain_float = right(
+    "bfloat16",
+    lambda x: x * x,
+    "(n)->(n)",
+    jvp=lambda p, t: 2 * p[0] * t[0],
+    vjp=lambda p, ct: 2 * p[0] * ct,
+    check={"dtypes": jnp.bfloat16},
+)
+
 RIGHT: tuple[Right, ...] = tuple(
     each for each in list(globals().values()) if isinstance(each, Right)
 )

@@ -234,6 +234,36 @@ EDGES = {  # a derivative where a closed form is 0/0 or cancels, and what it is
     "a Lorentzian in sigma": (lambda s: special.voigt_profile(0.5, s, 1.0), 0.0, 2,
                               (2j / (0.5 + 1j) ** 3).real / np.pi),
     "central chi-squared": (lambda x: special.chndtr(x, 4.0, 0.0), 3.0, 1, 0.75 * np.exp(-1.5)),
+    "powm1 in y": (lambda y: special.powm1(0.0, y), 2.0, 1, 0.0),
+    "powm1 in y, twice": (lambda y: special.powm1(0.0, y), 2.0, 2, 0.0),
+    "powm1 in x": (lambda x: special.powm1(x, 0.0), 0.0, 1, 0.0),
+    "boxcox of 0": (lambda lmbda: special.boxcox(0.0, lmbda), 2.0, 1, 0.25),
+    "boxcox of 0, twice": (lambda lmbda: special.boxcox(0.0, lmbda), 2.0, 2, -0.25),
+    "boxcox1p of -1": (lambda lmbda: special.boxcox1p(-1.0, lmbda), 0.5, 1, 4.0),
+    "pseudo_huber far out": (lambda delta: special.pseudo_huber(delta, 1e80), 1.0, 1, 1e80),
+    "pseudo_huber at 0": (lambda r: special.pseudo_huber(0.0, r), 0.0, 1, 0.0),
+    "pseudo_huber in delta at 0": (lambda delta: special.pseudo_huber(delta, 0.0), 0.0, 1, 0.0),
+    "F far out": (lambda x: special.fdtrc(1.0, 1.0, x), 1e17, 1, -1e-17**1.5 / np.pi),
+    "F of 1, 1": (lambda x: special.fdtr(1.0, 1.0, x), 1e14, 1, 1e-14**1.5 / np.pi),
+    "int (1 - J0)/t": (lambda x: special.it2j0y0(x)[0], 1e-7, 1, 0.25e-7),
+    "int (1 - J0)/t at 0": (lambda x: special.it2j0y0(x)[0], 0.0, 2, 0.25),
+    "int (I0 - 1)/t": (lambda x: special.it2i0k0(x)[0], 1e-7, 1, 0.25e-7),
+    "int (I0 - 1)/t, fourth": (lambda x: special.it2i0k0(x)[0], 0.0, 4, 6 / 64),
+    "int H0/t": (special.it2struve0, 0.0, 1, -2 / np.pi),
+    "int H0/t, third": (special.it2struve0, 0.0, 3, 4 / (9 * np.pi)),
+    "hankel1e": (lambda x: special.hankel1e(0.5, x).imag, 1e15, 1, 0.5e-15 * np.sqrt(2e-15 / np.pi)),
+    "hankel2e": (lambda x: special.hankel2e(0.5, x).imag, 1e13, 1,
+                 -0.5e-13 * np.sqrt(2e-13 / np.pi)),
+    "betaln of large numbers": (lambda a: special.betaln(a, 0.5), 1e15, 1, -0.5e-15),
+    "betaln of small ones": (lambda a: special.betaln(a, 1e-9), 2.0, 1, -1e-9 * (np.pi**2 / 6 - 1)),
+    "beta": (lambda a: special.beta(a, 1.0), 1e9, 1, -1e-18),
+    "poch of large numbers": (lambda z: special.poch(z, 2.0), 1e15, 1, 2e15),
+    "binom of large numbers": (lambda n: special.binom(n, 2.0), 1e12, 1, 1e12 - 0.5),
+    "Poisson": (lambda m: special.pdtr(1e12, m), 1e12, 1, -1e-6 / np.sqrt(2 * np.pi)),
+    "rel_entr": (lambda x: special.rel_entr(x, 1e200), 1e-200, 1, 1 - 400 * np.log(10)),
+    "kl_div": (lambda x: special.kl_div(x, 1e-200), 1e200, 1, 400 * np.log(10)),
+    "normal as Student's": (lambda t: special.stdtr(np.inf, t), 0.7, 1,
+                            np.exp(-0.245) / np.sqrt(2 * np.pi)),
     "chi-squared in nc": (lambda nc: special.chndtr(3.0, 2.0, nc), 0.0, 1,
                           -0.75 * np.exp(-1.5)),
 }  # fmt: skip
@@ -245,6 +275,80 @@ def test_derivatives_at_edges(edge, x64):
     np.testing.assert_allclose(slope(function, x, order), want, rtol=1e-9, atol=1e-12)
     beside = x * (1 - 1e-9) + 1e-9 * (x == 0)
     np.testing.assert_allclose(slope(function, beside, order), want, rtol=1e-4, atol=1e-5)
+
+
+NONCENTRAL = {  # ordinary parameters of large size: the density is that of SciPy's `stats`
+    "chi-squared": (lambda x: special.chndtr(x, 1000.0, 5.0), 1003.0, 1e-3),
+    "chi-squared in nc": (lambda nc: special.chndtr(1003.0, 1000.0, nc), 5.0, 1e-3),
+    "chi-squared of large nc": (lambda x: special.chndtr(x, 4.0, 2000.0), 2000.0, 1e-3),
+    "t of many degrees": (lambda t: special.nctdtr(340.0, 0.5, t), 0.7, 1e-5),
+    "t of more": (lambda t: special.nctdtr(1e4, 0.5, t), 0.7, 1e-5),
+    "t of large nc": (lambda t: special.nctdtr(5.0, 44.0, t), 45.0, 1e-4),
+    "F of large nc": (lambda f: special.ncfdtr(5.0, 10.0, 1400.0, f), 280.0, 1e-2),
+    "F in large nc": (lambda nc: special.ncfdtr(5.0, 10.0, nc, 280.0), 1400.0, 1e-1),
+    "F in nc": (lambda nc: special.ncfdtr(5.0, 10.0, nc, 70.0), 300.0, 1e-1),
+}
+
+
+@pytest.mark.parametrize("name", NONCENTRAL)
+def test_noncentral_distributions(name, x64):
+    """First and second derivatives against differences."""
+    function, x, h = NONCENTRAL[name]
+    for f in (function, jax.grad(function)):
+        want = (f(x + h) - f(x - h)) / (2 * h)
+        np.testing.assert_allclose(jax.grad(f)(x), want, rtol=1e-4, atol=1e-12)
+
+
+@pytest.mark.parametrize("x", [0.3, 1.5, 4.0])
+def test_second_derivatives_of_noncentral_distributions(x, x64):
+    """In both arguments at once, and near 0, where densities are by series."""
+    for function in (
+        lambda x: special.chndtr(x, 3.0, x),
+        lambda x: special.nctdtr(4.0, 1.5, x - 1.5),
+        lambda x: special.ncfdtr(4.0, 5.0, x, x),
+        lambda x: special.ncfdtr(4.0, 5.0, 90 * x, 9 * x),
+    ):
+        f, h = jax.grad(function), 1e-4
+        want = (f(x + h) - f(x - h)) / (2 * h)
+        np.testing.assert_allclose(jax.grad(f)(x), want, rtol=1e-5, atol=1e-10)
+
+
+def test_derivatives_at_infinity(x64):
+    assert jax.grad(special.gammainc, 1)(2.0, np.inf) == 0
+    assert jax.grad(special.gammaincinv, 1)(2.0, 1.0) == np.inf
+    assert jax.grad(special.wrightomega)(np.inf) == 1
+    np.testing.assert_allclose(  # -1/Q' with Q = 2/(π √x), of which SciPy's own is that exact
+        jax.grad(special.fdtri, 2)(1.0, 1.0, 1 - 1e-9), 8 / np.pi**2 * 1e27, rtol=1e-6
+    )
+
+
+def test_scaled_hankel_functions_where_the_series_begins(x64):
+    for f in (special.hankel1e, special.hankel2e):
+        for z in (75.0, 75 + 30j, 60 - 60j):
+            slope = jax.grad(lambda z: f(3.2, z), holomorphic=True)(complex(z))
+            h = 1e-3
+            want = (f.function(3.2, z + h) - f.function(3.2, z - h)) / (2 * h)
+            np.testing.assert_allclose(slope, want, rtol=1e-8)
+
+
+def test_mixed_derivatives_of_powers(x64):
+    """d/dy of y x^(y-1) at y = 0."""
+    mixed = jax.grad(jax.grad(special.powm1, 0), 1)
+    np.testing.assert_allclose(mixed(3.0, 0.0), 1 / 3, rtol=1e-12)
+
+
+@given(x=st.floats(-2, 2), lmbda=st.floats(0.2, 3))
+def test_tukeys_distribution_ends(x, lmbda):
+    """It is constant beyond ±1/λ; within, the slope is what differences of SciPy's give."""
+    with jax.enable_x64(True):
+        slope = jax.grad(special.tklmbda)(x, lmbda)
+        edge = abs(abs(x) * lmbda - 1)
+        if edge > 0 and abs(x) * lmbda > 1:
+            assert slope == 0
+        elif edge > 1e-2:
+            h = 1e-5
+            ends = scipy.special.tklmbda([x - h, x + h], lmbda)
+            np.testing.assert_allclose(slope, np.diff(ends)[0] / (2 * h), rtol=1e-3)
 
 
 @given(a=st.floats(50, 1e13), shift=st.floats(-3, 3))

@@ -15,7 +15,8 @@ from hypothesis.errors import Unsatisfiable
 
 import jaxbind
 from jaxbind import testing
-from jaxbind.testing._inputs import laid_out
+from jaxbind.testing._inputs import Drawing, laid_out
+from jaxbind.testing._subject import Subject
 
 
 def drawn(f, count=150, **keywords):
@@ -537,3 +538,15 @@ def test_drawn_interactively():
         assert len(data.draw(testing.inputs(two))) == 2
 
     test()
+
+
+def test_elements_are_looked_at_once():
+    """Whether a strategy draws numbers or arrays is not asked again for every part of a search."""
+    drawn = []
+    numbers = st.floats(1, 2).map(lambda x: drawn.append(x) or x)
+    f = jaxbind.bind(lambda x: x**2, "()->()", name="square")
+    drawing = Drawing.of(Subject.of(f), numbers, [float], [{}])
+    count = len(drawn)
+    for part in drawing.pooled(3, 0).strata(16, np.random.default_rng(0)):
+        assert part.whole == ()
+    assert len(drawn) == count

@@ -1,5 +1,6 @@
 """`testing.laws`: each law alone, on concrete arguments; and what a broken one says."""
 
+import contextlib
 import copy
 import ctypes
 import os
@@ -9,6 +10,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +25,9 @@ from hypothesis import given, settings
 
 import jaxbind
 from jaxbind import testing
+from jaxbind._poison import poisoned
 from jaxbind.testing import LawViolation, laws
+from jaxbind.testing._compare import difference
 
 x = np.array([0.5, -1.25, 3.0])
 y = np.array([2.0, 0.75, -1.5])
@@ -301,6 +305,93 @@ def test_modified_operands_wherever_they_are(offset):
     with pytest.raises(LawViolation, match="argument 0"):
         laws.inputs_kept(in_place(), (operand,))
     np.testing.assert_array_equal(operand, x)
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A static parameter whose text does not tell its value."""
+
+    factor: float = field(repr=False)
+
+
+def test_static_parameters_that_look_alike():
+    modes = {"statics": [{"mode": Mode(1.0)}, {"mode": Mode(3.0)}], "static": {"mode": Mode(1.0)}}
+    laws.static(bound(lambda x, *, mode: x * mode.factor), (x,), **modes)
+    kept = {}
+    forgetful = bound(lambda x, *, mode: kept.setdefault(x.tobytes(), x * mode.factor).copy())
+    assert "remember" in broken("static", forgetful, x, **modes).found
+    f = bound(lambda x, *, mode: x * mode.factor, rules={"jvp": lambda p, t, *, mode: t[0]})
+    laws.jvp(f, (x,), static={"mode": Mode(1.0)})
+    broken("jvp", f, x, static={"mode": Mode(3.0)})
+
+
+@pytest.mark.parametrize("law", ["jvp", "jvp_linear", "adjoint", "vmap", "loop_dims", "higher"])
+def test_bfloat16(law):
+    """Differences in so few digits may say nothing; a right rule is never blamed."""
+    rules = {"jvp": lambda p, t: 2 * p[0] * t[0], "vjp": lambda p, w: 2 * p[0] * w}
+    f = bound(lambda x: x * x, rules=rules)
+    for seed in range(4):
+        with contextlib.suppress(laws.Skip):
+            laws.LAWS[law](f, (x.astype(jax.numpy.bfloat16),), seed=seed)
+
+
+def test_results_in_the_memory_of_operands():
+    """`complete` fills no operand, and sees what is not written although it lies in one."""
+
+    def twice(x, out):
+        out[...] = 2 * x
+
+    def half(x, out):
+        out[1:] = 2 * x[1:]
+
+    laws.complete(bound(twice, aliases={"x": 0}), (x,))
+    assert "1 of 3 elements of f" in broken("complete", bound(half, aliases={"x": 0}), x).found
+
+
+def test_poison_nests():
+    f = jaxbind.bind(lambda x, out: None, "(n)->(n)")
+
+    def seen():
+        return np.asarray(f(x)).tobytes()[0], np.empty(1000, np.uint8)[-1]
+
+    with jax.enable_x64(True), poisoned(0xA5):
+        assert seen() == (0xA5, 0xA5)
+        with poisoned(0x5A):
+            assert seen() == (0x5A, 0x5A)
+        assert seen() == (0xA5, 0xA5)
+
+
+def test_poison_of_one_thread_at_a_time():
+    """Two that are tried at once find the fault both, and do not end each other's poison."""
+    barrier, found = threading.Barrier(2), []
+
+    def work():
+        f = unwritten()
+        barrier.wait()
+        for _ in range(5):
+            with pytest.raises(LawViolation):
+                laws.complete(f, (x,))
+            found.append(True)
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(found) == 10
+
+
+@pytest.mark.parametrize("law", ["vmap", "loop_dims"])
+def test_rounding_on_the_way(law):
+    """NumPy rounds squares in arrays and alone differently, which is seen where they cancel."""
+    f = bound(lambda x: (1e3 + x) ** 2 - 1e6, "()->()", vectorized=True)
+    for seed in range(8):
+        laws.LAWS[law](f, (np.array(0j),), seed=seed, more=[(np.array(-1.1 - 2.5j),)] * 3)
+
+
+def test_numbers_that_look_alike_are_told_apart():
+    shown = difference(np.array([1.0]), np.array([1 + 1e-12]), 0.0)
+    assert shown == "1 and 1.0000000000010001 at [0]"
 
 
 # The laws, as laws.md has them --------------------------------------------------------------------

@@ -337,6 +337,24 @@ def test_using_refuses():
         testing.using(np.sin, dtypes=float)
 
 
+def legacy():
+    """A function of the interface of JAXbind 1.3."""
+
+    def double(out, args, kwargs_dump):
+        out[0][()] = 2 * args[0]
+
+    shapes = lambda x: ((x.shape, x.dtype),)
+    return jaxbind.get_linear_call(double, double, shapes, shapes)
+
+
+def test_using_of_a_legacy_function():
+    f = legacy()
+    assert testing.using(f, inputs=st.tuples(st.just(np.ones(3)))) is f
+    assert testing.report(f, laws=["linear"], max_examples=4).counts()["passed"] == 1
+    with pytest.raises(TypeError, match="jaxbind.testing: .*'bogus'; the keywords are inputs, "):
+        testing.using(f, bogus=1)
+
+
 # The command line -----------------------------------------------------------------------------------
 
 BINDINGS = """
@@ -376,6 +394,22 @@ WRONG = """
 
     cube.def_jvp(lambda p, t: p[0] ** 2 * t[0])
 """
+LEGACY = """
+    import jaxbind
+    import numpy as np
+    from hypothesis import strategies as st
+    from jaxbind import testing
+
+    def double(out, args, kwargs_dump):
+        out[0][()] = 2 * args[0]
+
+    def shapes(x):
+        return ((x.shape, x.dtype),)
+
+    twice = jaxbind.get_linear_call(double, double, shapes, shapes)
+    testing.using(twice, inputs=st.tuples(st.just(np.ones(3))))
+"""
+
 SHAPELESS = """
     import jaxbind
     from jax import ShapeDtypeStruct
@@ -393,6 +427,7 @@ def files(tmp_path, monkeypatch):
         "right_things": BINDINGS,
         "wrong_things": WRONG,
         "shapeless_things": SHAPELESS,
+        "legacy_things": LEGACY,
         "no_things": "x = 1",
         "broken_things": "import jaxbind\n1 / 0",
         "things.inner": WRONG,
@@ -439,6 +474,12 @@ def test_cli_names(cli):
     """A binding with a second name is checked once, under the name that it was given first."""
     _, out, _ = cli("right_things", "--laws", "abstract", "--max-examples", "1")
     assert "\nsquare" in out and "also_square" not in out
+
+
+def test_cli_finds_legacy_functions(cli):
+    for target in ("legacy_things", "legacy_things:twice"):
+        code, out, err = cli(target, "--laws", "linear", "--max-examples", "2")
+        assert code == 0 and err == "" and out.startswith("twice\n  ✓ linear")
 
 
 def test_cli_wrong(cli):

@@ -650,6 +650,9 @@ UNWRITTEN = (
         "stale"),
     wrong(right.gather, "transpose-not-zeroed", ("complete", "adjoint"), "stale",
         transpose=lambda index, ct, out: np.add.at(out, index, ct)),
+    Wrong("in-place-not-written",
+        recipe(lambda x, out: write(out, slice(1, None), 2 * x[1:]), "(n)->(n)", aliases={"x": 0}),
+        ("complete",), "stale"),
     wrong(right.repeat, "last-not-written", "complete", "stale",
         function=lambda x, *, k, out: write(out, slice(0, -1), np.repeat(x, k))),
 )

@@ -13,10 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from jaxbind._binding import Binding
 from jaxbind.testing._check import _known_laws
 from jaxbind.testing._report import Report, report
-from jaxbind.testing._violation import LawViolation
+from jaxbind.testing._subject import binding_of
 
 
 class UsageError(Exception):
@@ -58,12 +57,13 @@ def find(target: str) -> list[tuple[str, Any]]:
             if not hasattr(found, part):
                 raise UsageError(f"{place} has no {name}")
             found = getattr(found, part)
-        if not isinstance(found, Binding):
+        if binding_of(found) is None:
             raise UsageError(f"{target} is a {type(found).__name__}; it must be a binding")
         return [(name, found)]
     bindings: dict[int, tuple[str, Any]] = {}
     for key, value in vars(module).items():
-        if isinstance(value, Binding) and value.definition.parent is None:
+        binding = binding_of(value)
+        if binding is not None and binding.definition.parent is None:
             bindings.setdefault(id(value), (key, value))
     if not bindings:
         raise UsageError(f"{place} defines no bindings (jaxbind.bind) at its top level")
@@ -138,8 +138,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, binding in bindings:
         try:
             found = report(binding, progress=ticker, **keywords)
-        except LawViolation:
-            raise
         except Exception as error:
             refused.append(f"{name} cannot be checked: {error}")
             continue

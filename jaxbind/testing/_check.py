@@ -57,14 +57,17 @@ def using(f: Any, **keywords: Any) -> Any:
 
     `check`, `report`, `parametrize` and the command line then need no more. Returns ``f``.
     """
-    Options(**keywords)
     Subject.of(f)
+    options_for(f, keywords)
     _declared[f] = keywords
     return f
 
 
 def options_for(f: Any, keywords: Mapping[str, Any]) -> Options:
-    known = _declared.get(f, {}) if hasattr(f, "definition") else {}
+    try:
+        known = _declared.get(f, {})
+    except TypeError:  # not hashable, or without weak references: nothing was told about it
+        known = {}
     try:
         return Options(**{**known, **keywords})
     except TypeError as error:

@@ -30,9 +30,19 @@ def leaves_of(tree: Any) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
 
+def eps_of(dtype: Any) -> float:
+    """The machine epsilon of a floating-point dtype, of JAX's own as well (bfloat16)."""
+    return float(jnp.finfo(dtype).eps)
+
+
+def tiny_of(dtype: Any) -> float:
+    """Its smallest normal number."""
+    return float(jnp.finfo(dtype).tiny)
+
+
 def epsilon(arrays: Sequence[Any]) -> float:
     """The coarsest machine epsilon among floating-point arrays."""
-    found = [float(jnp.finfo(jnp.result_type(a)).eps) for a in arrays if is_inexact(a)]
+    found = [eps_of(jnp.result_type(a)) for a in arrays if is_inexact(a)]
     return max(found, default=float(np.finfo(float).eps))
 
 
@@ -109,11 +119,14 @@ def difference(
             where = np.unravel_index(int(np.argmax(gap)), gap.shape)
             named = f" (result {index})" if len(slacks) > 1 else ""
             place = f" at {list(map(int, where))}" if where else ""
-            return f"{number(x[where])} and {number(y[where])}{place}{named}"
+            texts = [number(value[where]) for value in (x, y)]
+            if texts[0] == texts[1]:  # show the digits in which they differ
+                texts = [number(value[where], 17) for value in (x, y)]
+            return f"{texts[0]} and {texts[1]}{place}{named}"
     return None
 
 
-def number(x: Any) -> str:
+def number(x: Any, digits: int = 10) -> str:
     """A short, readable number."""
     value = np.asarray(x)[()]
     if is_complex(value):
@@ -121,9 +134,9 @@ def number(x: Any) -> str:
         if value.real == 0 and value.imag == 0:
             return "0"
         sign = "-" if np.signbit(value.imag) else "+"
-        return f"{number(value.real)}{sign}{number(abs(value.imag))}j"
+        return f"{number(value.real, digits)}{sign}{number(abs(value.imag), digits)}j"
     if is_inexact(value):
-        return f"{float(value):.10g}"
+        return f"{float(value):.{digits}g}"
     return str(value)
 
 

@@ -43,7 +43,7 @@ def _find(law: str, violation: LawViolation, cases: Sequence[Case]) -> Diagnosis
     if detail.get("single"):
         return Diagnosis("single_precision", single_precision_text("The function"))
     if detail.get("loop"):
-        return _loop_axis(detail, cases)
+        return _loop_axis(cases)
     if law == "jvp_linear" and _constant(cases):
         return Diagnosis(
             "output_returned",
@@ -95,12 +95,12 @@ def _previous_result(case: Case) -> Diagnosis | None:
     return None
 
 
-def _loop_axis(detail: dict[str, Any], cases: Sequence[Case]) -> Diagnosis | None:
+def _loop_axis(cases: Sequence[Case]) -> Diagnosis | None:
     """Whether a row of the result depends on the operands of another row."""
     for case in cases:
         for target in ("f", "jvp", "vjp"):
             operation = operation_of(case, target)
-            if operation is None or detail.get("target", target) != target:
+            if operation is None:
                 continue
             mapped = case.subject.compiled(
                 ("rows", operation.key), lambda operation=operation: jax.vmap(operation.function)

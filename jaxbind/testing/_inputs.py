@@ -87,6 +87,7 @@ class Drawing:
       elements: what was said about each argument, or ``None``.
       families: dtypes that are drawn together.
       sizes: mappings of core dimensions to sizes, of which one is drawn; the simplest first.
+      whole: the arguments of which a strategy draws whole arrays.
       magnitude: of numbers that nobody said anything about; default: several.
     """
 
@@ -94,6 +95,7 @@ class Drawing:
     names: tuple[str, ...]
     elements: tuple[Elements | None, ...]
     families: tuple[Family, ...]
+    whole: tuple[int, ...]
     sizes: tuple[dict[str, int], ...] | None = None
     magnitude: float | None = None
 
@@ -115,9 +117,12 @@ class Drawing:
                     f"jaxbind.testing: elements for {name} is a {type(given).__name__}; it must be"
                     " a Hypothesis strategy, or a function (shape, dtype) that returns one"
                 )
-        plain = cls(signature, names, tuple(by_name.get(n) for n in names), ())
-        families = plain._families(subject, dtypes, statics)
-        return cls(signature, names, plain.elements, families)
+        of_each = tuple(by_name.get(n) for n in names)
+        drawn = {id(e): e for e in of_each if isinstance(e, SearchStrategy)}
+        arrays = {i for i, e in drawn.items() if np.ndim(samples(e, 1)[0]) > 0}
+        whole = tuple(i for i, e in enumerate(of_each) if id(e) in arrays)
+        plain = cls(signature, names, of_each, (), whole)
+        return replace(plain, families=plain._families(subject, dtypes, statics))
 
     # Dtypes --------------------------------------------------------------------------------------
 
@@ -316,15 +321,6 @@ class Drawing:
         """Several tuples of arguments, of the same shapes and dtypes."""
 
         return _groups(self, count)
-
-    @cached_property
-    def whole(self) -> tuple[int, ...]:
-        """The arguments of which a strategy draws whole arrays."""
-        return tuple(
-            i
-            for i, e in enumerate(self.elements)
-            if isinstance(e, SearchStrategy) and np.ndim(samples(e, 1)[0]) > 0
-        )
 
     @cached_property
     def drawn_sizes(self) -> SearchStrategy[dict[str, int]]:

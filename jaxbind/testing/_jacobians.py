@@ -23,7 +23,6 @@ class Point:
 
     Attributes:
       wanted, given: blocks of columns, one per differentiated leaf, ``(m, n_i)``.
-      at: the Jacobian's blocks at other operands (by differences).
     """
 
     case: Case

@@ -214,7 +214,6 @@ def _adjoint_of(case: Case, wrt: tuple[bool, ...], used: tuple[bool, ...] | None
     moved = case.sensitivity(
         lambda leaves: np.asarray([_pairing(case.pulled(wrt, given, leaves, used), v).real]), wrt
     )
-    estimate = None
     if ruled:
         pushed = case.pushed(wrt, v)
         left = _pairing(w, pushed)
@@ -378,4 +377,4 @@ def _derivative_subject(case: Case, mode: str, wrt: tuple[bool, ...]) -> Subject
             parameter=lambda position: names[position],
         )
 
-    return parent.kept(("subject", mode, case.tree, str(case.static), wrt), make)
+    return parent.kept(("subject", mode, case.tree, case.key, wrt), make)

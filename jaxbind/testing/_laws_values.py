@@ -15,6 +15,7 @@ from jaxbind import _identity
 from jaxbind.testing._case import Case, packed, raises
 from jaxbind.testing._compare import (
     difference,
+    eps_of,
     is_complex,
     is_inexact,
     leaves_of,
@@ -29,6 +30,7 @@ from jaxbind.testing._subject import (
     UserError,
     apply_only_if,
     errors_told_apart,
+    skipping_where_it_raises,
 )
 from jaxbind.testing._violation import Inapplicable, Skip
 
@@ -38,11 +40,8 @@ def threads(case: Case) -> None:
     """Four threads, each with operands of its own, get what each gets alone."""
     rows = case.variants(4)
     subject = case.subject
-    try:
-        with errors_told_apart():
-            wants = [subject.value(row, case.static) for row in rows]
-    except UserError as error:
-        raise Skip(f"the function raises: {str(error).splitlines()[0]}") from None
+    with skipping_where_it_raises():
+        wants = [subject.value(row, case.static) for row in rows]
     if all(same_bits(wants[0], w) for w in wants):
         raise Skip("all operands give the same result")
     wrong: list[str] = []
@@ -149,7 +148,7 @@ def _compare_precisions(
     """Against the same operands in 64 bits, allowing what rounding the operands would do."""
     wide: Any = np.complex128 if name.startswith("complex") else np.float64
     exact = [x.astype(wide) if f else x for x, f in zip(leaves, floating, strict=True)]
-    eps = float(jnp.finfo(name).eps)
+    eps = eps_of(name)
     half = eps > 1e-5
     if half and any(magnitude(x) > 30 for x, f in zip(exact, floating, strict=True) if f):
         return  # what is computed on the way may overflow

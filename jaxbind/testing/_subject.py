@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import tree_flatten, tree_structure, tree_unflatten
 
-from jaxbind import _dtypes
+from jaxbind import _dtypes, _static
 from jaxbind._binding import Binding
 from jaxbind._errors import short_repr
 from jaxbind._legacy import legacy_call
@@ -61,17 +61,13 @@ class Subject:
         Raises:
           TypeError: if it is something else.
         """
-        fixed = 0
-        binding: Any = function
-        if isinstance(function, partial):
-            fixed = len(function.args)
-            legacy = function.func is legacy_call
-            binding = function.keywords["_func"].binding if legacy else function.func
-        if not isinstance(binding, Binding):
+        binding = binding_of(function)
+        if binding is None:
             raise TypeError(
                 f"jaxbind.testing: got a {type(function).__name__}, {short_repr(function)}; it"
                 " tests bindings: jaxbind.bind(function, ...)"
             )
+        fixed = len(function.args) if isinstance(function, partial) else 0
         definition = binding.definition
         by_kind = getattr(definition.role, "kind", lambda position: GENERAL)
         return cls(
@@ -106,7 +102,7 @@ class Subject:
     def value(self, args: tuple, static: Static) -> Any:
         """The function's result, as NumPy arrays."""
         leaves, tree = tree_flatten(args)
-        key = ("value", tree, _frozen(static))
+        key = ("value", tree, key_of(static))
 
         def make() -> Callable:
             return lambda leaves: self.function(*tree_unflatten(tree, leaves), **static)
@@ -128,7 +124,7 @@ class Subject:
 
             return run
 
-        return self.compiled(("jvp", tree, _frozen(static), wrt), make)
+        return self.compiled(("jvp", tree, key_of(static), wrt), make)
 
     def transposed(
         self,
@@ -156,7 +152,7 @@ class Subject:
 
             return run
 
-        return self.compiled(("vjp", tree, _frozen(static), wrt, results), make)
+        return self.compiled(("vjp", tree, key_of(static), wrt, results), make)
 
     def _of_chosen(self, tree: Any, static: Static, wrt: Sequence[bool], leaves: list) -> tuple:
         def inner(*chosen: Any) -> Any:
@@ -182,7 +178,7 @@ class Subject:
         # a rule may depend on dtypes, and may not be asked at all about empty arrays
         kinds = (tuple(s.dtype for s in structs), any(0 in s.shape for s in structs))
         tree = tree_structure(args)
-        key = (mode, tree, kinds, _frozen(static), wrt)
+        key = (mode, tree, kinds, key_of(static), wrt)
         if key not in self._missing:
             chosen = [s for s, w in zip(structs, wrt, strict=True) if w]
             try:
@@ -216,8 +212,13 @@ class Subject:
 
     # The function itself --------------------------------------------------------------------------
 
-    def direct(self, args: tuple, static: Static) -> Any:
-        """Call the bound function on NumPy arrays, without JAX, in the way the handler does."""
+    def direct(
+        self, args: tuple, static: Static, memory: Callable[..., np.ndarray] = np.zeros
+    ) -> Any:
+        """Call the bound function on NumPy arrays, without JAX, in the way the handler does.
+
+        ``memory(shape, dtype)`` is what it writes its results into.
+        """
         assert self.binding is not None and self.binding is self.function
         definition = self.binding.definition
         parameters = definition.parameters
@@ -228,7 +229,7 @@ class Subject:
         function = parameters.by_keyword_out(definition.function)
         if not parameters.wants_out:
             return _conform(structs, function(*seen, **keywords))
-        out = jax.tree.map(lambda s: self._array(np.zeros(s.shape, self._computed(s))), structs)
+        out = jax.tree.map(lambda s: self._array(memory(s.shape, self._computed(s))), structs)
         function(*seen, out=out, **keywords)
         return _conform(structs, out)
 
@@ -247,6 +248,14 @@ class Subject:
     def _array(self, x: np.ndarray) -> np.ndarray:
         assert self.binding is not None
         return np.asfortranarray(x) if self.binding.definition.order == "F" else x
+
+
+def binding_of(function: Any) -> Binding | None:
+    """The binding that ``function`` is, or that it is a ``functools.partial`` of, if any."""
+    if isinstance(function, partial):
+        legacy = function.func is legacy_call
+        function = function.keywords["_func"].binding if legacy else function.func
+    return function if isinstance(function, Binding) else None
 
 
 def _pairs(first: Any, second: Any) -> Iterator[tuple]:
@@ -268,9 +277,15 @@ def _conform(structs: Any, result: Any) -> Any:
     return tree_unflatten(tree, arrays)
 
 
-def _frozen(static: Static) -> tuple:
-    """A key for static parameters: by type as well, since 1, 1.0 and True are equal."""
-    return tuple((name, type(value), repr(value)) for name, value in sorted(static.items()))
+def key_of(static: Static) -> Hashable:
+    """A key for static parameters, by exact value and type.
+
+    What is unhashable no binding takes: it says so itself when it is called.
+    """
+    try:
+        return _static.Static(static)
+    except TypeError:
+        return tuple((name, id(value)) for name, value in static.items())
 
 
 def subsets(wanted: tuple[bool, ...], owners: Sequence[int]) -> list[tuple[bool, ...]]:
@@ -300,6 +315,10 @@ class BrokenContract(Exception):
     """A function or rule returned something else than was declared, or kept a view."""
 
 
+class KeptView(BrokenContract):
+    """It kept a view of an operand or result."""
+
+
 @contextlib.contextmanager
 def errors_told_apart() -> Iterator[None]:
     """Sort what a call raises into what users raise and what we found wrong."""
@@ -311,7 +330,19 @@ def errors_told_apart() -> Iterator[None]:
         if code not in ("INVALID_ARGUMENT", "INTERNAL", "CANCELLED"):
             raise
         kind = BrokenContract if code == "INVALID_ARGUMENT" else UserError
+        if kind is BrokenContract and "kept a view" in text:
+            kind = KeptView
         raise kind(text.partition("\n--------------------")[0]) from None
+
+
+@contextlib.contextmanager
+def skipping_where_it_raises() -> Iterator[None]:
+    """As `errors_told_apart`; where the function raises, a law has nothing to say."""
+    try:
+        with errors_told_apart():
+            yield
+    except UserError as error:
+        raise Skip(f"the function raises: {str(error).splitlines()[0]}") from None
 
 
 def as_jax(args: tuple) -> tuple:

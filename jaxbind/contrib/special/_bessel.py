@@ -17,6 +17,29 @@ from jaxbind.contrib.special._table import either, integers, real_only, special
 
 ORDER, POSITIVE = (-3.3, 6.7), (0.2, 20)
 
+
+def _scaled(v, z, turn, value, near):
+    """The derivative of ``exp(-z) I_v(z)`` (turn -1), ``exp(z) K_v(z)`` (turn 1), or H (±i).
+
+    It is smaller than what it is the difference of, by a factor of z: far out by the asymptotic
+    series, which is that of K at ``turn z`` and of which the function itself is divided out.
+    """
+    size = 50 + 2 * v**2
+    far = jnp.abs(z) > size
+    if isinstance(turn, complex):  # elsewhere H has both exponentials
+        far &= jnp.real(z) > 0
+    x = jnp.where(far, z, size)
+    if turn == -1:  # even or odd in z
+        x = jnp.abs(x)
+    term, total, turned = 1.0, 1.0, 0.5
+    for k in range(1, 11):
+        term = term * (4 * v**2 - (2 * k - 1) ** 2) / (8 * k * turn * x)
+        total, turned = total + term, turned + (k + 0.5) * term
+    return jnp.where(
+        far, -value * turned / (total * jnp.where(far, z, 1)), near(jnp.where(far, 1, z))
+    )
+
+
 # Bessel and Hankel functions --------------------------------------------------------------------
 
 CYLINDER = "DLMF 10.6.1"  # 2 C'_v = C_(v-1) - C_(v+1), for J, Y and both H
@@ -68,19 +91,34 @@ hankel2 = special(
     domain=(ORDER, POSITIVE),
     analytic=True,
 )
+SCALED = "DLMF 10.6.1, 10.17.5 and 10.17.6"
+
+
+def _scaled_hankel(function, turn):
+    """The derivative of ``exp(-turn z) H_v(z)``, with turn = i or -i."""
+
+    def slope(v, z):
+        def near(z):
+            return (function()(v - 1, z) - function()(v + 1, z)) / 2 - turn * function()(v, z)
+
+        return _scaled(v, z, -turn, function()(v, z), near)
+
+    return slope
+
+
 hankel1e = special(
     "hankel1e",
     None,
-    lambda v, z: (hankel1e(v - 1, z) - hankel1e(v + 1, z)) / 2 - 1j * hankel1e(v, z),
-    source=CYLINDER,
+    _scaled_hankel(lambda: hankel1e, 1j),
+    source=SCALED,
     domain=(ORDER, POSITIVE),
     analytic=True,
 )
 hankel2e = special(
     "hankel2e",
     None,
-    lambda v, z: (hankel2e(v - 1, z) - hankel2e(v + 1, z)) / 2 + 1j * hankel2e(v, z),
-    source=CYLINDER,
+    _scaled_hankel(lambda: hankel2e, -1j),
+    source=SCALED,
     domain=(ORDER, POSITIVE),
     analytic=True,
 )
@@ -106,28 +144,7 @@ y1 = special("y1", lambda x: (y0(x) - yn(2, x)) / 2, source=CYLINDER, domain=(PO
 # Modified Bessel functions ----------------------------------------------------------------------
 
 MODIFIED = "DLMF 10.29.1"
-SCALED = "DLMF 10.29.1, 10.40.1 and 10.40.2"
-
-
-def _scaled(v, z, sign, value, near):
-    """The derivative of ``exp(-z) I_v(z)`` (sign -1) or ``exp(z) K_v(z)`` (sign 1).
-
-    It is smaller than what it is the difference of, by a factor of z: far out by the asymptotic
-    series, of which the function itself is divided out.
-    """
-    size = 50 + 2 * v**2
-    far = jnp.abs(z) > size
-    x = jnp.where(far, z, size)
-    if sign < 0:  # even or odd in z
-        x = jnp.abs(x)
-    term, total, turned = 1.0, 1.0, 0.5
-    for k in range(1, 11):
-        term = term * sign * (4 * v**2 - (2 * k - 1) ** 2) / (8 * k * x)
-        total, turned = total + term, turned + (k + 0.5) * term
-    return jnp.where(
-        far, -value * turned / (total * jnp.where(far, z, 1)), near(jnp.where(far, 1, z))
-    )
-
+MODIFIED_SCALED = "DLMF 10.29.1, 10.40.1 and 10.40.2"
 
 iv = special(
     "iv",
@@ -165,7 +182,7 @@ kve = special(
     "kve",
     None,
     _kve,
-    source=SCALED,
+    source=MODIFIED_SCALED,
     domain=(ORDER, POSITIVE),
     analytic=True,
 )
@@ -180,19 +197,19 @@ def _ive(v, z):
     return _scaled(v, z, -1, ive(v, z), near)
 
 
-ive = special("ive", None, _ive, source=SCALED, domain=(ORDER, POSITIVE))
+ive = special("ive", None, _ive, source=MODIFIED_SCALED, domain=(ORDER, POSITIVE))
 i0 = special("i0", lambda x: i1(x), source="DLMF 10.29.3", domain=((-20, 20),))
 i1 = special("i1", lambda x: (i0(x) + iv(2, x)) / 2, source=MODIFIED, domain=((-20, 20),))
 i0e = special(
     "i0e",
     lambda x: _scaled(0, x, -1, i0e(x), lambda x: i1e(x) - jnp.sign(x) * i0e(x)),
-    source=SCALED,
+    source=MODIFIED_SCALED,
     domain=(POSITIVE,),
 )
 i1e = special(
     "i1e",
     lambda x: _scaled(1, x, -1, i1e(x), lambda x: (i0e(x) + ive(2, x)) / 2 - jnp.sign(x) * i1e(x)),
-    source=SCALED,
+    source=MODIFIED_SCALED,
     domain=(POSITIVE,),
 )
 k0 = special("k0", lambda x: -k1(x), source="DLMF 10.29.3", domain=(POSITIVE,))
@@ -200,13 +217,13 @@ k1 = special("k1", lambda x: -(k0(x) + kn(2, x)) / 2, source=MODIFIED, domain=(P
 k0e = special(
     "k0e",
     lambda x: _scaled(0, x, 1, k0e(x), lambda x: k0e(x) - k1e(x)),
-    source=SCALED,
+    source=MODIFIED_SCALED,
     domain=(POSITIVE,),
 )
 k1e = special(
     "k1e",
     lambda x: _scaled(1, x, 1, k1e(x), lambda x: k1e(x) - (k0e(x) + kve(2, x)) / 2),
-    source=SCALED,
+    source=MODIFIED_SCALED,
     domain=(POSITIVE,),
 )
 
@@ -336,14 +353,50 @@ INTEGRAL = "integrand (DLMF 10.43, 11.7)"
 
 itj0y0 = special("itj0y0", lambda x: (j0(x), y0(x)), source=INTEGRAL, domain=(POSITIVE,))
 iti0k0 = special("iti0k0", lambda x: (i0(x), k0(x)), source=INTEGRAL, domain=((0.2, 10),))
+
+
+def _near_zero(x, first, ratio, closed):
+    """For |x| < 1 by a series: its first term and the ratio of each to the one before."""
+
+    def series(x):
+        term = total = first(x)
+        for k in range(1, 11):
+            term = term * ratio(k, x)
+            total = total + term
+        return total
+
+    return either(abs(x) < 1, x, series, closed, 1)
+
+
+def _one_less(x, sign, closed):
+    """(1 - J0(x))/x (sign -1) or (I0(x) - 1)/x (DLMF 10.2.2 and 10.25.2)."""
+    return _near_zero(x, lambda x: x / 4, lambda k, x: sign * (x / (2 * k + 2)) ** 2, closed)
+
+
 it2j0y0 = special(
-    "it2j0y0", lambda x: ((1 - j0(x)) / x, -y0(x) / x), source=INTEGRAL, domain=(POSITIVE,)
+    "it2j0y0",
+    lambda x: (_one_less(x, -1, lambda x: (1 - j0(x)) / x), -y0(x) / x),
+    source=INTEGRAL,
+    domain=(POSITIVE,),
 )
 it2i0k0 = special(
-    "it2i0k0", lambda x: ((i0(x) - 1) / x, -k0(x) / x), source=INTEGRAL, domain=((0.2, 10),)
+    "it2i0k0",
+    lambda x: (_one_less(x, 1, lambda x: (i0(x) - 1) / x), -k0(x) / x),
+    source=INTEGRAL,
+    domain=((0.2, 10),),
 )
 itstruve0 = special("itstruve0", lambda x: struve(0, x), source=INTEGRAL, domain=(POSITIVE,))
-it2struve0 = special("it2struve0", lambda x: -struve(0, x) / x, source=INTEGRAL, domain=(POSITIVE,))
+it2struve0 = special(
+    "it2struve0",
+    lambda x: _near_zero(  # DLMF 11.2.1
+        x,
+        lambda x: jnp.full_like(x, -2 / np.pi),
+        lambda k, x: -((x / (2 * k + 1)) ** 2),
+        lambda x: -struve(0, x) / x,
+    ),
+    source=INTEGRAL,
+    domain=(POSITIVE,),
+)
 itmodstruve0 = special(
     "itmodstruve0", lambda x: modstruve(0, x), source=INTEGRAL, domain=((0.2, 10),)
 )

@@ -42,10 +42,24 @@ xlog1py = special(
     domain=((0.1, 5), (-0.9, 5)),
     analytic=True,
 )
+
+
+def _powm1_in_x(x, y):
+    """y x^(y-1); x^0 is 1 also at x = 0."""
+    return y * jnp.where((x == 0) & (y == 0), 1, x) ** (y - 1)
+
+
+def _powm1_in_y(x, y):
+    """x^y log x, which goes to 0 with x for y > 0."""
+    vanishes = (x == 0) & (y > 0)
+    x = jnp.where(vanishes, 1, x)
+    return jnp.where(vanishes, 0, x**y * jnp.log(x))
+
+
 powm1 = special(
     "powm1",
-    lambda x, y: y * x ** (y - 1),
-    lambda x, y: x**y * jnp.log(x),
+    _powm1_in_x,
+    _powm1_in_y,
     source=SOURCE,
     domain=((0.1, 5), (-3, 3)),
 )
@@ -71,16 +85,25 @@ radian = special(
 # Entropies, losses and logistic functions -------------------------------------------------------
 
 entr = special("entr", lambda x: -jnp.log(x) - 1, source=SOURCE, domain=((0.1, 5),))
+
+
+def _log_ratio(x, y):
+    """log(x / y), also where that leaves the range of the numbers."""
+    ratio = x / y
+    far = (ratio < 1e-30) | (ratio > 1e30)
+    return jnp.where(far, jnp.log(x) - jnp.log(y), jnp.log(jnp.where(far, 1, ratio)))
+
+
 rel_entr = special(
     "rel_entr",
-    lambda x, y: jnp.log(x / y) + 1,
+    lambda x, y: _log_ratio(x, y) + 1,
     lambda x, y: -x / y,
     source=SOURCE,
     domain=((0.1, 5), (0.1, 5)),
 )
 kl_div = special(
     "kl_div",
-    lambda x, y: jnp.log(x / y),
+    lambda x, y: _log_ratio(x, y),
     lambda x, y: 1 - x / y,
     source=SOURCE,
     domain=((0.1, 5), (0.1, 5)),
@@ -94,16 +117,21 @@ huber = special(
 )
 
 
+def _length(delta, r):
+    """sqrt(delta² + r²), but 1 where it is 0."""
+    return jnp.hypot(jnp.where((delta == 0) & (r == 0), 1, delta), r)
+
+
 def _pseudo_huber_in_delta(delta, r):
-    """2 (s - delta) - r²/s with s = sqrt(delta² + r²), without the cancellation."""
-    s = jnp.hypot(delta, r)
-    return r**4 / (s * (s + delta) ** 2)
+    """2 (s - delta) - r²/s with the length s, without the cancellation: r⁴/(s (s + delta)²)."""
+    s = _length(delta, r)
+    return (r / (s + delta)) ** 2 * r * (r / s)
 
 
 pseudo_huber = special(
     "pseudo_huber",
     _pseudo_huber_in_delta,
-    lambda delta, r: delta * r / jnp.hypot(delta, r),
+    lambda delta, r: delta * (r / _length(delta, r)),
     source=SOURCE,
     domain=((0.1, 3), (-5, 5)),
 )

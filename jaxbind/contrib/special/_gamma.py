@@ -59,21 +59,46 @@ polygamma = special(
 )
 
 
-def _slope_of_quotient(value, upper, lower, factor=1.0):
+SHIFT = 16  # from here on the five terms of `_psi_beyond` are exact to rounding
+
+
+def _psi_beyond(a, b):
+    """psi(a + b) - psi(a), without cancellation where both arguments are positive.
+
+    By the recurrence and the asymptotic series (DLMF 5.5.2 and 5.11.2).
+    """
+    positive = (a > 0) & (a + b > 0)
+    near, apart = jnp.where(positive, a, 1), jnp.where(positive, b, 0)
+    total = sum(apart / (near + k) / (near + apart + k) for k in range(SHIFT))
+    near = near + SHIFT
+    other = near + apart
+    u, v = 1 / near**2, 1 / other**2
+    powers = 1 / 12 - (u + v) / 120 + (u**2 + u * v + v**2) / 252
+    powers += -(u + v) * (u**2 + v**2) / 240
+    powers += (u**4 + v * (u**3 + v * (u**2 + v * (u + v)))) / 132
+    total += jnp.log1p(apart / near) + apart / other / near / 2
+    total += apart / other * ((near + other) / near) / near / other * powers
+    a, b = jnp.where(positive, 1, a), jnp.where(positive, 0, b)
+    return jnp.where(positive, total, psi(a + b) - psi(a))
+
+
+def _slope_of_quotient(value, upper, lower, apart, factor=1.0):
     """The derivative of ``value = factor Γ(upper) / Γ(lower)`` in both together.
 
-    Where one or both are infinite: by 1/Γ, or reflected (DLMF 5.5.4).
+    Where one or both are infinite: by 1/Γ, or reflected (DLMF 5.5.4). ``apart`` is their difference
+    before it was rounded.
     """
     (no_upper, above), (no_lower, below) = _pole(upper), _pole(lower)
     reflected = psi(1 - jnp.where(no_upper, upper, 0)) - psi(1 - jnp.where(no_lower, lower, 0))
     at_zero = factor * gamma(above) * _rgamma(jnp.where(no_lower, lower, 1))
     at_pole = jnp.where(no_upper, value * reflected, at_zero)
-    return jnp.where(no_lower, at_pole, value * (psi(upper) - psi(below)))
+    regular = jnp.where(no_upper, psi(upper) - psi(below), _psi_beyond(below, apart))
+    return jnp.where(no_lower, at_pole, value * regular)
 
 
 poch = special(
     "poch",
-    lambda z, m: _slope_of_quotient(poch(z, m), z + m, z),
+    lambda z, m: _slope_of_quotient(poch(z, m), z + m, z, m),
     lambda z, m: poch(z, m) * psi(z + m),
     source="DLMF 5.2.5 and 5.2.2",
     domain=((0.3, 8), (0.1, 6)),
@@ -85,22 +110,22 @@ BETA = "DLMF 5.12.1 and 5.2.2"
 
 beta = special(
     "beta",
-    lambda a, b: beta(a, b) * (psi(a) - psi(a + b)),
-    lambda a, b: beta(a, b) * (psi(b) - psi(a + b)),
+    lambda a, b: -beta(a, b) * _psi_beyond(a, b),
+    lambda a, b: -beta(a, b) * _psi_beyond(b, a),
     source=BETA,
     domain=(SHAPE, SHAPE),
 )
 betaln = special(
     "betaln",
-    lambda a, b: psi(a) - psi(a + b),
-    lambda a, b: psi(b) - psi(a + b),
+    lambda a, b: -_psi_beyond(a, b),
+    lambda a, b: -_psi_beyond(b, a),
     source=BETA,
     domain=(SHAPE, SHAPE),
 )
 
 
 def _binom_in_x(x, y):
-    return _slope_of_quotient(binom(x, y), x + 1, x - y + 1, rgamma(y + 1))
+    return _slope_of_quotient(binom(x, y), x + 1, x - y + 1, y, rgamma(y + 1))
 
 
 def _binom_in_y(x, y):
@@ -131,12 +156,13 @@ def gamma_density(a, x):
 @jax.custom_jvp
 def _gamma_density(a, x):
     """For large shapes by what is left of Stirling's formula: the logarithms cancel."""
-    pole, a = _pole(a)
+    (pole, a), end = _pole(a), jnp.isposinf(x)
+    x = jnp.where(end, 1, x)
     large = a > LARGE
     small = gammasgn(a) * jnp.exp(xlogy(a - 1, x) - x - gammaln(a))
     a, y = jnp.where(large, a, LARGE), jnp.where(large & (x != 0), x, 1)
     stirling = jnp.sqrt(a / (2 * np.pi)) * jnp.exp(-a * _deviance((y - a) / a) - _stirling(a)) / y
-    return jnp.where(pole, 0, jnp.where(large & (x != 0), stirling, small))
+    return jnp.where(pole | end, 0, jnp.where(large & (x != 0), stirling, small))
 
 
 LARGE = 50  # from here on the four terms of `_stirling` are exact to rounding
@@ -159,6 +185,7 @@ def _deviance(excess):
 def _(primals, tangents):
     a, x = primals
     density, end = _gamma_density(a, x), x == 0
+    x = jnp.where(jnp.isposinf(x), 1, x)
     inner = jnp.where(end, 1, x)
     inside = _gamma_density(a, inner) * ((a - 1) / inner - 1)
     at_end = _gamma_density(a - 1, x * end) - _gamma_density(a, x * end)
@@ -206,38 +233,45 @@ gammainccinv = special(
 INCOMPLETE_BETA = "DLMF 8.17.1"
 
 
-def beta_density(a, b, x):
-    """x^(a-1) (1-x)^(b-1) / B(a, b)"""
-    return _beta_density(*jnp.broadcast_arrays(*promote_dtypes(a, b, x)))
+def beta_density(a, b, x, rest=None):
+    """x^(a-1) (1-x)^(b-1) / B(a, b); ``rest`` is 1 - x, where more of its digits are known."""
+    rest = 1 - x if rest is None else rest
+    return _beta_density(*jnp.broadcast_arrays(*promote_dtypes(a, b, x, rest)))
 
 
 @jax.custom_jvp
-def _beta_density(a, b, x):
+def _beta_density(a, b, x, rest):
     (no_a, a), (no_b, b) = _pole(a), _pole(b)
     sign = gammasgn(a) * gammasgn(b) * gammasgn(a + b)
-    small = sign * jnp.exp(xlogy(a - 1, x) + xlog1py(b - 1, -x) - betaln(a, b))
-    large = (a > LARGE) & (b > LARGE) & (x > 0) & (x < 1)
-    a, b, y = jnp.where(large, a, LARGE), jnp.where(large, b, LARGE), jnp.where(large, x, 0.5)
-    excess = (a + b) * y - a
-    exponent = -a * _deviance(excess / a) - b * _deviance(-excess / b)
+    # of the two the logarithm of the smaller one tells the other's
+    of_x = jnp.where(x < 0.5, xlogy(a - 1, x), xlog1py(a - 1, -rest))
+    of_rest = jnp.where(x < 0.5, xlog1py(b - 1, -x), xlogy(b - 1, rest))
+    small = sign * jnp.exp(of_x + of_rest - betaln(a, b))
+    large = (a > LARGE) & (b > LARGE) & (x > 0) & (rest > 0)
+    a, b = jnp.where(large, a, LARGE), jnp.where(large, b, LARGE)
+    y, rest = jnp.where(large, x, 0.5), jnp.where(large, rest, 0.5)
+    exponent = -a * _deviance(((a + b) * y - a) / a) - b * _deviance(((a + b) * rest - b) / b)
     exponent += _stirling(a + b) - _stirling(a) - _stirling(b)
     root = jnp.sqrt(a / (a + b) * b / (2 * np.pi))
-    stirling = root * jnp.exp(exponent) / (y * (1 - y))
+    stirling = root * jnp.exp(exponent) / (y * rest)
     return jnp.where(no_a | no_b, 0, jnp.where(large, stirling, small))
 
 
 @_beta_density.defjvp
 def _(primals, tangents):
-    a, b, x = primals
-    density, end = _beta_density(a, b, x), (x == 0) | (x == 1)
-    inner = jnp.where(end, 0.5, x)
-    inside = _beta_density(a, b, inner) * ((a - 1) / inner - (b - 1) / (1 - inner))
-    outer = jnp.where(end, x, 0)
-    at_end = (a + b - 1) * (_beta_density(a - 1, b, outer) - _beta_density(a, b - 1, outer))
-    in_a = xlogy(density, x) - density * (psi(a) - psi(a + b))
-    in_b = xlog1py(density, -x) - density * (psi(b) - psi(a + b))
-    in_x = jnp.where(end, at_end, inside)
-    return density, in_a * tangents[0] + in_b * tangents[1] + in_x * tangents[2]
+    a, b, x, rest = primals
+    density, end = _beta_density(a, b, x, rest), (x == 0) | (rest == 0)
+    inner, inner_rest = jnp.where(end, 0.5, x), jnp.where(end, 0.5, rest)
+    outer, outer_rest = jnp.where(end, x, 0), jnp.where(end, rest, 1)
+    inside = _beta_density(a, b, inner, inner_rest)
+    above = (a + b - 1) * _beta_density(a - 1, b, outer, outer_rest)
+    below = (a + b - 1) * _beta_density(a, b - 1, outer, outer_rest)
+    in_x = jnp.where(end, above, inside * (a - 1) / inner)
+    in_rest = jnp.where(end, below, inside * (b - 1) / inner_rest)
+    in_a = xlogy(density, x) + density * _psi_beyond(a, b)
+    in_b = xlogy(density, rest) + density * _psi_beyond(b, a)
+    by_shape = in_a * tangents[0] + in_b * tangents[1]
+    return density, by_shape + in_x * tangents[2] + in_rest * tangents[3]
 
 
 _OF_BETA = (SHAPE, SHAPE, UNIT)

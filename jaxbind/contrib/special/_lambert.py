@@ -7,9 +7,15 @@ import scipy.special
 
 from jaxbind.contrib.special._table import integers, special
 
+
+def _in_power(w):
+    """w / (1 + w), which goes to 1 with w."""
+    return jnp.where(jnp.isinf(w), 1, w / (1 + jnp.where(jnp.isinf(w), 0, w)))
+
+
 wrightomega = special(
     "wrightomega",
-    lambda z: wrightomega(z) / (1 + wrightomega(z)),
+    lambda z: _in_power(wrightomega(z)),
     source="DLMF 4.13.4, with z -> exp(z)",
     domain=((-4, 8),),
     analytic=True,

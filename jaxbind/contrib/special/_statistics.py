@@ -8,12 +8,11 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbind.contrib.special._bessel import ive
 from jaxbind.contrib.special._elementary import xlog1py, xlogy
 from jaxbind.contrib.special._error import erfcx
-from jaxbind.contrib.special._gamma import beta_density, betaln, gamma_density, gammaln
+from jaxbind.contrib.special._gamma import beta_density, betaln, gamma_density
 from jaxbind.contrib.special._hypergeometric import hyp0f1, hyp1f1
-from jaxbind.contrib.special._table import integers, special
+from jaxbind.contrib.special._table import density, integers, special
 
 SHAPE, UNIT, POSITIVE = (0.6, 12), (0.05, 0.95), (0.1, 12)
 ROOT = np.sqrt(2 * np.pi)
@@ -123,8 +122,7 @@ gdtrix = special(
 
 
 def _poisson(k, m):
-    k = jnp.floor(k)
-    return jnp.exp(xlogy(k, m) - m - gammaln(k + 1))
+    return gamma_density(jnp.floor(k) + 1, m)
 
 
 pdtr = special(
@@ -213,8 +211,9 @@ nbdtri = special(
 
 
 def _f_density(dfn, dfd, x):
-    a, b, y = dfn / 2, dfd / 2, dfn * x / (dfd + dfn * x)
-    return beta_density(a, b, y) * dfn * dfd / (dfd + dfn * x) ** 2
+    whole = dfd + dfn * x
+    y, rest = dfn * x / whole, dfd / whole
+    return beta_density(dfn / 2, dfd / 2, y, rest) * rest * (dfn / whole)
 
 
 fdtr = special(
@@ -244,8 +243,12 @@ fdtri = special(
 
 
 def _t_density(df, t):
+    """For infinitely many degrees of freedom that of the normal distribution."""
+    normal = jnp.isposinf(df)
+    df = jnp.where(normal, 1, df)
     scale = xlog1py(-(df + 1) / 2, t**2 / df)
-    return jnp.exp(scale - betaln(df / 2, 0.5)) / jnp.sqrt(df)
+    students = jnp.exp(scale - betaln(df / 2, 0.5)) / jnp.sqrt(df)
+    return jnp.where(normal, jnp.exp(-(t**2) / 2) / ROOT, students)
 
 
 stdtr = special(
@@ -264,14 +267,54 @@ stdtrit = special(
 MIXTURE = "mixture of central ones (Johnson, Kotz and Balakrishnan 1995, chapters 29 to 31)"
 
 
+# SciPy has their densities, too, for its `stats`; of shapes they need no derivative
+_ncx2_pdf = density(
+    "_ncx2_pdf",
+    lambda x, df, nc: (
+        ((df - 2) * _ncx2_pdf(x, df, nc) + nc * _ncx2_pdf(x, df + 2, nc)) / (2 * x)
+        - _ncx2_pdf(x, df, nc) / 2
+    ),
+    None,
+    lambda x, df, nc: (_ncx2_pdf(x, df + 2, nc) - _ncx2_pdf(x, df, nc)) / 2,
+)
+
+
+def _nct_slope(t, df, nc):
+    """Under the integral over w = χ/√df, where f(t) is that of w φ(t w - nc): each w is one more
+    degree of freedom."""
+    ratio = jnp.exp(-betaln(df / 2, 0.5)) * jnp.sqrt(2 * np.pi * (df + 1)) / df
+    one, two = jnp.sqrt((df + 1) / df), jnp.sqrt((df + 2) / df)
+    return nc * ratio * _nct_pdf(one * t, df + 1, nc) - t * two * _nct_pdf(two * t, df + 2, nc)
+
+
+_nct_pdf = density("_nct_pdf", _nct_slope, None, None)
+
+
+def _ncf_above(f, dfn, dfd, nc):
+    """The density at the same beta variable of ``dfn + 2``, of which is made what ``nc`` adds."""
+    return _ncf_pdf(f * dfn / (dfn + 2), dfn + 2, dfd, nc) * dfn / (dfn + 2)
+
+
+def _ncf_slope(f, dfn, dfd, nc):
+    own = (dfn / 2 - 1) * dfd / f - (dfd / 2 + 1) * dfn
+    above = nc * dfd / (2 * f) * _ncf_above(f, dfn, dfd, nc)
+    return (own * _ncf_pdf(f, dfn, dfd, nc) + above) / (dfd + dfn * f)
+
+
+_ncf_pdf = density(
+    "_ncf_pdf",
+    _ncf_slope,
+    None,
+    None,
+    lambda f, dfn, dfd, nc: (_ncf_above(f, dfn, dfd, nc) - _ncf_pdf(f, dfn, dfd, nc)) / 2,
+)
+
+
 def _noncentral_chi_density(df, nc, x):
-    """By I_v; for small arguments of it by 0F1 (DLMF 10.39.9), which has no 0/0."""
+    """SciPy's; for small arguments of I_v by 0F1 (DLMF 10.39.9), which holds at 0, too."""
     near = nc * x < 1
     series = _chi_density(df, x) * jnp.exp(-nc / 2) * hyp0f1(df / 2, jnp.where(near, nc * x / 4, 0))
-    nc, x = jnp.where(near, 1, nc), jnp.where(near, 1, x)
-    power = (x / nc) ** ((df - 2) / 4)
-    decay = jnp.exp(-((jnp.sqrt(x) - jnp.sqrt(nc)) ** 2) / 2)
-    return jnp.where(near, series, decay * power * ive(df / 2 - 1, jnp.sqrt(nc * x)) / 2)
+    return jnp.where(near, series, _ncx2_pdf(jnp.where(near, 1, x), df, jnp.where(near, 1, nc)))
 
 
 chndtr = special(
@@ -299,16 +342,30 @@ chndtrix = special(
 )
 
 
+def _of_beta(dfn, dfd, f):
+    """The variable of the beta distribution behind F, and 1 minus it."""
+    whole = dfd + dfn * f
+    return dfn * f / whole, dfd / whole
+
+
 def _noncentral_f_density(dfn, dfd, nc, f):
-    y = dfn * f / (dfd + dfn * f)
-    more = hyp1f1((dfn + dfd) / 2, dfn / 2, nc / 2 * y)
-    return jnp.exp(-nc / 2) * _f_density(dfn, dfd, f) * more
+    """SciPy's; near 0 by 1F1, which holds at 0, too."""
+    z = nc / 2 * _of_beta(dfn, dfd, f)[0]
+    near = z < 1
+    more = hyp1f1((dfn + dfd) / 2, dfn / 2, jnp.where(near, z, 0))
+    series = jnp.exp(-nc / 2) * _f_density(dfn, dfd, f) * more
+    return jnp.where(near, series, _ncf_pdf(jnp.where(near, 1, f), dfn, dfd, nc))
 
 
 def _ncfdtr_in_nc(dfn, dfd, nc, f):
-    a, b, y = dfn / 2, dfd / 2, dfn * f / (dfd + dfn * f)
-    weight = jnp.exp(xlogy(a, y) + xlog1py(b, -y) - jnp.log(a) - betaln(a, b) - nc / 2)
-    return -weight / 2 * hyp1f1(a + b, a + 1, nc / 2 * y)
+    """By 1F1; where that is large by two densities (DLMF 13.3.3)."""
+    (y, rest), a, b = _of_beta(dfn, dfd, f), dfn / 2, dfd / 2
+    near = nc / 2 * y < 100
+    weight = jnp.exp(xlogy(a, y) + xlogy(b, rest) - jnp.log(a) - betaln(a, b) - nc / 2)
+    small = -weight / 2 * hyp1f1(a + b, a + 1, jnp.where(near, nc / 2 * y, 0))
+    g = jnp.where(near, 1, f)
+    both = _ncf_above(g, dfn, dfd, nc) - _of_beta(dfn, dfd, g)[0] * _ncf_pdf(g, dfn, dfd, nc)
+    return jnp.where(near, small, -both * (dfd + dfn * g) / (dfd * dfn))
 
 
 _OF_F = ((1, 12), (1, 12), (0.2, 6))
@@ -340,13 +397,7 @@ ncfdtri = special(
 
 
 def _noncentral_t_density(df, nc, t):
-    rest = df + t**2
-    z = (nc * t) ** 2 / (2 * rest)
-    scale = df / 2 * jnp.log(df) + gammaln(df + 1) - nc**2 / 2 - df * np.log(2)
-    scale = jnp.exp(scale - df / 2 * jnp.log(rest) - gammaln(df / 2))
-    odd = np.sqrt(2) * nc * t * hyp1f1(df / 2 + 1, 1.5, z) / rest * jnp.exp(-gammaln((df + 1) / 2))
-    even = hyp1f1((df + 1) / 2, 0.5, z) / jnp.sqrt(rest) * jnp.exp(-gammaln(df / 2 + 1))
-    return scale * (odd + even)
+    return _nct_pdf(t, df, nc)
 
 
 nctdtr = special(
@@ -370,8 +421,14 @@ nctdtrit = special(
 
 
 def _of_log(log, lmbda):
-    """d/dλ of (exp(λ log) - 1)/λ = log² ∫ t exp(λ log t) dt over 0 to 1 (DLMF 13.4.1)."""
-    return log**2 / 2 * hyp1f1(2.0, 3.0, lmbda * log)
+    """d/dλ of (exp(λ log) - 1)/λ = log² ∫ t exp(λ log t) dt over 0 to 1 (DLMF 13.4.1).
+
+    Of the logarithm of 0 it is that of -1/λ, for λ > 0.
+    """
+    of_zero = jnp.isneginf(log) & (lmbda > 0)
+    log = jnp.where(of_zero, -1, log)
+    value = log**2 / 2 * hyp1f1(2.0, 3.0, lmbda * log)
+    return jnp.where(of_zero, 1 / jnp.where(of_zero, lmbda, 1) ** 2, value)
 
 
 BOX = "derivative of the definition (Box and Cox 1964), DLMF 13.4.1"
@@ -419,9 +476,10 @@ inv_boxcox1p = special(
 
 
 def _tukey(x, lmbda):
-    """1/Q'(p) with the quantiles Q(p) = (p^λ - (1-p)^λ)/λ."""
-    p = tklmbda(x, lmbda)
-    return 1 / (p ** (lmbda - 1) + (1 - p) ** (lmbda - 1))
+    """1/Q'(p) with the quantiles Q(p) = (p^λ - (1-p)^λ)/λ, which end at 1/λ for λ > 0."""
+    outside = abs(x) * lmbda >= 1
+    p = jnp.where(outside, 0.5, tklmbda(x, lmbda))
+    return jnp.where(outside, 0, 1 / (p ** (lmbda - 1) + (1 - p) ** (lmbda - 1)))
 
 
 tklmbda = special(

@@ -109,6 +109,16 @@ def special(
     return binding
 
 
+def density(name: str, *partials: Callable | None) -> Binding:
+    """A density of ``scipy.stats``, a ufunc that ``scipy.special`` does not show."""
+    fixed = [i for i, rule in enumerate(partials) if rule is None]
+    binding = bind(getattr(scipy.special._ufuncs, name), nondiff=fixed, threads=0)
+    binding.definition.home = f"{HOME}._statistics"
+    binding.definition.module = ""
+    binding.def_partials(*partials)
+    return binding
+
+
 def _of_signed(rule: Callable) -> Callable:
     """The rule with orders that it can lower by one: ``uint8(0) - 1`` is 255."""
 
