@@ -313,6 +313,12 @@ def test_second_derivatives_of_noncentral_distributions(x, x64):
         np.testing.assert_allclose(jax.grad(f)(x), want, rtol=1e-5, atol=1e-10)
 
 
+def test_second_derivatives_in_forward_mode_at_the_ends(x64):
+    forward = lambda f: jax.jacfwd(jax.jacfwd(f))
+    np.testing.assert_allclose(forward(lambda x: special.gammainc(1.0, x))(0.0), -1.0)
+    np.testing.assert_allclose(forward(lambda x: special.betainc(1.0, 8.0, x))(0.0), -56.0)
+
+
 def test_derivatives_at_infinity(x64):
     assert jax.grad(special.gammainc, 1)(2.0, np.inf) == 0
     assert jax.grad(special.gammaincinv, 1)(2.0, 1.0) == np.inf

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import hypothesis
+import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
 import jax
 import numpy as np
@@ -389,9 +390,131 @@ def test_rounding_on_the_way(law):
         laws.LAWS[law](f, (np.array(0j),), seed=seed, more=[(np.array(-1.1 - 2.5j),)] * 3)
 
 
+def test_what_cancels_in_few_digits():
+    """Where float32 has few digits left, that is no fault; half precision on the way is one."""
+    cancelling = bound(lambda x: (1e3 + x) ** 2 - 1e6, "()->()", vectorized=True)
+    halved = bound(
+        lambda x: np.cos(x.astype(np.float16) if x.dtype == np.float32 else x).astype(x.dtype)
+    )
+    for seed in range(4):
+        laws.dtypes(cancelling, (np.array(0.4721559470859169),), seed=seed)
+        broken("dtypes", halved, np.array([0.4721559470859169]), seed=seed)
+
+
 def test_numbers_that_look_alike_are_told_apart():
     shown = difference(np.array([1.0]), np.array([1 + 1e-12]), 0.0)
     assert shown == "1 and 1.0000000000010001 at [0]"
+
+
+# Diagnoses ---------------------------------------------------------------------------------------
+
+
+def test_a_law_alone_says_what_is_wrong():
+    f = bound(np.sin, rules={"jvp": lambda p, t: 2 * np.cos(p[0]) * t[0]})
+    assert "def_jvp gives 2 times what it should." in str(broken("jvp", f, x))
+
+
+def test_a_wrong_derivative_is_not_blamed_on_the_next():
+    """The transpose of a wrong pushforward is not the pullback, which is right."""
+    f = bound(
+        np.sin,
+        rules={"jvp": lambda p, t: 2 * np.cos(p[0]) * t[0], "vjp": lambda p, w: np.cos(p[0]) * w},
+    )
+    with pytest.raises(laws.Skip, match=r"the derivative itself is wrong \(see `jvp`\)"):
+        laws.higher(f, (x,))
+    found = testing.report(f, seed=0, max_examples=20, laws=["jvp", "higher"])
+    assert [v.law for v in found.violations] == ["jvp"]
+    wrong_twice = cube(vjp_jvp=lambda p, t: (3 * p[0][0] * p[1] * t[0][0],))
+    broken("higher", wrong_twice, x)
+
+
+def test_diagnosis_of_what_raises_elsewhere():
+    """The other points at which the derivative may have been taken are no matrices to solve."""
+
+    def dominant(shape, dtype):
+        return hnp.arrays(dtype, shape, elements=st.floats(-1, 1)).map(
+            lambda a: a + 4 * np.eye(len(a))
+        )
+
+    f = bound(np.linalg.solve, "(n,n),(n)->(n)")
+    f.def_vjp(lambda p, ct: (np.zeros_like(p[0]), np.linalg.solve(p[0].T, ct)))
+    found = violation_of(f, seed=0, elements={"a": dominant}, dtypes=[np.float64])
+    assert found.law == "adjoint" and found.diagnosis.kind == "missing_term"
+
+
+def test_diagnosis_at_the_example_itself():
+    """Everywhere else the function is saturated, and both derivatives are zero."""
+    f = bound(lambda x: np.tanh(50 * x), "()->()", vectorized=True)
+    f.def_jvp(lambda p, t: (1 - np.tanh(50 * p[0]) ** 2) * t[0])
+    found = violation_of(f, seed=0, laws=["jvp"])
+    assert "def_jvp gives 1/50 times what it should." in str(found)
+
+
+def test_no_diagnosis_by_columns_of_what_has_no_complex_matrix():
+    f = bound(lambda z, w: np.conj(z) * w, "(),()->()", vectorized=True)
+    f.def_jvp(lambda p, t: np.conj(t[0]) * p[1] + np.conj(p[0]) * t[1])
+    f.def_vjp(lambda p, ct: (ct * np.conj(p[1]), ct * p[0]))
+    found = violation_of(f, seed=0, dtypes=np.complex128)
+    assert found.law == "adjoint" and "wrong point" not in str(found)
+
+
+def test_diagnosis_where_the_derivative_vanishes_elsewhere():
+    f = bound(lambda x: x * np.exp(x), "()->()", vectorized=True)
+    f.def_jvp(lambda p, t: (1 + p[0]) * np.exp(p[0]) * t[0])
+    f.def_vjp(lambda p, ct: (1 - p[0]) * np.exp(-p[0]) * ct)
+    found = violation_of(f, seed=0, elements=st.floats(-3, 3))
+    assert found.law == "adjoint" and "at the wrong point: at -x in place of x" in str(found)
+
+
+def test_no_single_precision_where_there_is_none():
+    f = bound(lambda x: np.sinh(1e-3 * x), linear=True, rules={"transpose": lambda ct: 1e-3 * ct})
+    found = violation_of(f, seed=0, laws=["linear"], dtypes=np.float64)
+    assert found.diagnosis is None
+
+
+def test_chance_is_no_stale_buffer():
+    rng = np.random.default_rng(0)
+    f = bound(lambda x: x * (rng.random(x.shape) > 0.5))
+    found = violation_of(f, seed=0, laws=["deterministic"])
+    assert found.diagnosis is None
+
+
+def test_diagnosis_where_one_point_cannot_be_judged():
+    f = bound(lambda x, y: x**3 * y, "(),()->()", vectorized=True)
+    f.def_jvp(lambda p, t: 3 * p[0] ** 2 * p[1] * t[0] + p[0] ** 3 * t[1])
+    f.def_vjp(lambda p, ct: (3 * p[1] ** 2 * p[0] * ct, p[1] ** 3 * ct))
+    found = violation_of(f, seed=0, elements=st.floats(-3, 3), dtypes=np.float64, max_examples=100)
+    assert found.law == "adjoint" and "the arguments exchanged" in str(found)
+
+
+def test_diagnosis_of_zero():
+    f = bound(lambda x: np.maximum(x, 0), "()->()", vectorized=True)
+    f.def_jvp(lambda p, t: 0 * t[0])
+    found = violation_of(f, seed=0, laws=["jvp"])
+    assert "def_jvp gives zero, whatever it is given." in str(found)
+
+
+def test_what_another_shape_hides():
+    """A rule that uses what the function kept of its last call, if that has the right shape."""
+    kept = {}
+
+    def function(x):
+        kept["cos"] = np.cos(x)
+        return np.sin(x)
+
+    def pull(p, ct):
+        found = kept.get("cos")
+        right = found is None or found.shape != ct.shape
+        return (np.cos(p[0]) if right else found) * ct
+
+    found = violation_of(bound(function, rules={"vjp": pull}), seed=0, dtypes=np.float64)
+    assert found.law == "deterministic"
+
+
+def test_half_precision_for_single():
+    """That is no answer in 32 bits to 64, which is refused as a dtype that is not taken."""
+    f = bound(lambda x: x.astype(np.float16) if x.dtype == np.float32 else x)
+    assert "with 32 bits" in broken("abstract", f, x).found
 
 
 # The laws, as laws.md has them --------------------------------------------------------------------

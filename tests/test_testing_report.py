@@ -568,6 +568,17 @@ def test_cli_cannot_check(cli):
     assert code == 1 and "shapeless cannot be checked" in err and "violates" in out
 
 
+def test_cli_files_that_cannot_be_written(cli, files):
+    for option in ("--html", "--plot"):
+        code, out, err = cli("right_things", *FEW, option, "nowhere/a.html")
+        assert code == 2 and out == "" and "nowhere/a.html cannot be written" in err
+    (files / "taken.html").mkdir()
+    code, out, err = cli("right_things", *FEW, "--html", "taken.html")
+    assert code == 2 and "2 bindings" in out and "taken.html cannot be written" in err
+    code, out, err = cli("wrong_things", *FEW, "--plot", "a.nothing")
+    assert code == 1 and "a.nothing cannot be written" in err
+
+
 def test_cli_files(cli, files):
     code, out, _ = cli("wrong_things", *FEW, "--html", "a.html", "--plot", "a.png")
     assert code == 1

@@ -127,6 +127,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.max_examples is not None and options.max_examples < 1:
             raise UsageError(f"--max-examples {options.max_examples}: it must be at least 1")
         _known_laws(options.laws or ())
+        for path in filter(None, (options.html, options.plot)):
+            if not Path(path).absolute().parent.is_dir():
+                raise UsageError(f"{path} cannot be written: there is no such directory")
         bindings = [found for target in options.targets for found in find(target)]
     except (UsageError, ValueError) as error:
         print(f"python -m jaxbind.testing: {error}", file=sys.stderr)
@@ -150,12 +153,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(whole.text(colour))
     for text in refused:
         print(f"\n{text}", file=sys.stderr)
-    if rows and options.html:
-        whole.to_html(options.html)
-        print(f"\nwrote {options.html}")
-    if rows and options.plot:
-        whole.plot(options.plot)
-        print(f"\nwrote {options.plot}")
+    for path, write in ((options.html, whole.to_html), (options.plot, whole.plot)):
+        if not rows or not path:
+            continue
+        try:
+            write(path)
+        except (OSError, ValueError) as error:  # no permission, or no format of that name
+            refused.append(f"{path} cannot be written: {error}")
+            print(f"\n{refused[-1]}", file=sys.stderr)
+        else:
+            print(f"\nwrote {path}")
     if not whole.ok:
         return 1
     return 2 if refused else 0

@@ -264,8 +264,14 @@ class Case:
 
         start = 0.25 * (0.7 + 0.3 * self.rng.random())
         found = directional(function, packed(chosen), packed(tangents), self.eps, start)
-        # one part of a complex number may look flat only because the steps are too long for both
-        return replace(found, error=packed_together(found.error, self.results))
+        # one part of a complex number may look flat only because the steps are too long for both,
+        # and may be zero, which is no measure of how well it is known
+        scale = np.fmax(found.scale, np.abs(found.value))
+        return replace(
+            found,
+            error=packed_together(found.error, self.results),
+            scale=packed_together(scale, self.results),
+        )
 
     def nudged(
         self, wrt: Sequence[bool], count: int = 3, leaves: Sequence[np.ndarray] | None = None
@@ -292,6 +298,40 @@ class Case:
         with np.errstate(all="ignore"):
             moved = [np.abs(evaluate(leaves) - middle) for leaves in self.nudged(wrt)]
         return np.max(np.nan_to_num(moved, nan=np.inf), axis=0, initial=0.0)
+
+    def scatter(
+        self, evaluate: Callable[[list], np.ndarray], leaves: Sequence[np.ndarray], eps: float
+    ) -> np.ndarray:
+        """How far rounding on the way scatters what ``evaluate`` gives close to ``leaves``.
+
+        Operands that are small beside constants of the function do not show it when they are moved
+        by rounding errors of their own. How far results are from the line between their two
+        neighbours leaves out what is smooth (Moré and Wild 2011); the three largest may be due to a
+        jump. The steps are uneven, since even ones may round alike.
+        """
+        directions = [
+            np.maximum(np.max(np.abs(x), initial=1.0), 1.0) * self.fractions(x) for x in leaves
+        ]
+
+        steps = np.sqrt(eps) * (np.arange(13) - 6.3 + 0.5 * self.rng.random(13))
+
+        def at(step: float) -> np.ndarray:
+            return evaluate(
+                [
+                    np.asarray(x + step * d, x.dtype) if is_inexact(x) else x
+                    for x, d in zip(leaves, directions, strict=True)
+                ]
+            )
+
+        try:
+            table = np.stack([at(step) for step in steps])
+        except (Skip, UserError, BrokenContract):  # at the end of its domain it raises
+            return np.zeros(())
+        with np.errstate(all="ignore"):
+            share = ((steps[1:-1] - steps[:-2]) / (steps[2:] - steps[:-2]))[:, None]
+            line = (1 - share) * table[:-2] + share * table[2:]
+            found = np.sort(np.abs(table[1:-1] - line), axis=0)[-4]
+        return np.nan_to_num(found, nan=0.0, posinf=0.0)
 
     def blind(self) -> bool:
         """Whether the function answers 64-bit operands in single precision.

@@ -19,9 +19,9 @@ import numpy as np
 from hypothesis import Phase, settings
 from hypothesis.strategies import SearchStrategy
 
-from jaxbind.testing import _diagnosis
 from jaxbind.testing._case import Case
 from jaxbind.testing._inputs import EVERYTHING, Drawing, check_drawn, samples, several, unnested
+from jaxbind.testing._law import diagnosis_of
 from jaxbind.testing._subject import Static, Subject
 from jaxbind.testing._violation import Inapplicable, LawViolation, Skip
 from jaxbind.testing.laws import CAUSES_FIRST, LAWS, Law
@@ -226,9 +226,7 @@ class Check:
 
     def _told(self, law: Law, violation: LawViolation, witnesses: list[Case]) -> LawViolation:
         """The violation with its diagnosis and how to find it again."""
-        last = violation.case
-        with jax.enable_x64(True), np.errstate(all="ignore"):
-            violation.diagnosis = _diagnosis.find(law.name, violation, [last, *witnesses])
+        violation.diagnosis = diagnosis_of(law, violation, witnesses)
         violation.reproduce = self._call(law)
         violation.__notes__ = []  # Hypothesis'
         return violation

@@ -62,7 +62,8 @@ def points_of(cases: Sequence[Case], detail: dict[str, Any]) -> Iterator[Point]:
     chosen = sorted((c for c in cases if c.eps == finest), key=telling, reverse=True)
     seen: list[list[np.ndarray]] = []
     beside = [_moved(case, by) for case in chosen[:2] for by in (0, 1)]
-    for case in [*chosen[: 3 * POINTS], *beside]:
+    found = [case for case in cases[:1] if case.eps == finest]  # the one that is told
+    for case in [*chosen[: 3 * POINTS], *found, *beside]:
         if any(difference(case.leaves, old, 0.0) is None for old in seen):
             continue
         try:
@@ -98,6 +99,8 @@ def _point(case: Case, detail: dict[str, Any]) -> Point | None:
         return None
     if any(map(is_complex, chosen)) and not all(map(is_complex, case.results)):
         return None  # linear over the real numbers only
+    if matrix != "jvp" and any(map(is_complex, chosen)) and not _complex_linear(case, wrt):
+        return None  # rows and columns are not those of one complex matrix
     if matrix == "jvp" or case.subject.missing("jvp", case.args, case.static, wrt) is not None:
         wanted = by_differences(case, wrt)
     else:
@@ -107,6 +110,17 @@ def _point(case: Case, detail: dict[str, Any]) -> Point | None:
         return None  # not finite, or its squares are not
     point = Point(case, wrt, matrix, wanted, given)
     return None if close(whole(given), whole(wanted), 1e-11) else point
+
+
+def _complex_linear(case: Case, wrt: tuple[bool, ...]) -> bool:
+    """Whether ``J (i v) = i J v`` in the complex operands."""
+    v = [x if is_complex(x) else np.zeros_like(x) for x in case.directions(wrt)]
+    turned = [1j * x if is_complex(x) else x for x in v]
+    if case.subject.missing("jvp", case.args, case.static, wrt) is None:
+        along, around = (packed(case.pushed(wrt, t)) for t in (v, turned))
+    else:
+        along, around = (case.numerical(wrt, t).value for t in (v, turned))
+    return close(around.view(complex), 1j * along.view(complex), 1e-6)
 
 
 def _basis(chosen: Sequence[np.ndarray]) -> Iterator[tuple[int, list[np.ndarray]]]:
@@ -174,12 +188,12 @@ def whole(blocks: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(blocks, -1)
 
 
-def close(a: Any, b: Any, rtol: float = 1e-5) -> bool:
+def close(a: Any, b: Any, rtol: float = 1e-5, slack: float = 0.0) -> bool:
     a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape:
         return False
     scale = max(np.max(np.abs(a), initial=0.0), np.max(np.abs(b), initial=0.0))
-    return bool(np.all(np.abs(a - b) <= rtol * scale))
+    return bool(np.all(np.abs(a - b) <= rtol * scale + slack))
 
 
 def is_zero(a: np.ndarray, of: np.ndarray) -> bool:

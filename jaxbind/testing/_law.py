@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxbind.testing._case import Case
 from jaxbind.testing._subject import BrokenContract, Static, Subject, UserError
-from jaxbind.testing._violation import LawViolation, Skip
+from jaxbind.testing._violation import Diagnosis, LawViolation, Skip
 
 
 class Broken(Exception):
@@ -80,7 +81,11 @@ class Law:
             rtol=rtol,
             atol=atol,
         )
-        self.check(case)
+        try:
+            self.check(case)
+        except LawViolation as violation:
+            violation.diagnosis = diagnosis_of(self, violation)
+            raise
 
     def check(self, case: Case) -> None:
         """Check a case, in 64 bits."""
@@ -103,6 +108,16 @@ class Law:
             )
             violation.case, violation.detail = case, detail
             raise violation from None
+
+
+def diagnosis_of(
+    law: Law, violation: LawViolation, witnesses: Sequence[Case] = ()
+) -> Diagnosis | None:
+    """What is probably wrong, by the example and others on which the law is broken."""
+    from jaxbind.testing import _diagnosis  # it looks at what laws leave, and so at laws
+
+    with jax.enable_x64(True), np.errstate(all="ignore"):
+        return _diagnosis.find(law.name, violation, [violation.case, *witnesses])
 
 
 def law(statement: str, *, cost: int = 100, batch: int = 0) -> Callable[[Callable], Law]:

@@ -321,16 +321,24 @@ def higher(case: Case) -> None:
     """`jvp` and `adjoint` for ``(x, v) -> J(x) v`` and ``(x, w) -> J(x)ᵀ w``, as functions."""
     apply_only_if(not by_differences(case), "the derivative is itself taken by differences")
     case.need_finite()
-    tried = [reason for mode in ("jvp", "vjp") for reason in [_higher_in(case, mode)] if reason]
-    if len(tried) == 2:
-        raise Inapplicable(tried[0])
+    skips = []
+    for mode in ("jvp", "vjp"):
+        try:
+            _higher_in(case, mode)
+        except Skip as skip:
+            skips.append(skip)
+    if len(skips) == 2:
+        raise next((skip for skip in skips if not isinstance(skip, Inapplicable)), skips[0])
 
 
-def _higher_in(case: Case, mode: str) -> str | None:
-    """Check one derivative; returns why there was nothing to check."""
+def _higher_in(case: Case, mode: str) -> None:
+    """Check one derivative.
+
+    Raises:
+      Skip: if there is nothing to check, or the derivative itself is wrong.
+    """
     wrt = case.subject.available(mode, case.args, case.static)
-    if not any(wrt):
-        return "no first derivatives"
+    apply_only_if(any(wrt), "no first derivatives")
     inner = _inner_case(case, mode, wrt)
     done = False
     for check in (jvp, adjoint):
@@ -340,6 +348,9 @@ def _higher_in(case: Case, mode: str) -> str | None:
         except Skip:
             continue
         except Broken as error:
+            wrong = _first_broken(case)
+            if wrong is not None:
+                raise Skip(f"the derivative itself is wrong (see `{wrong}`)") from None
             name = f"{case.subject.label}.{mode}"
             detail = {
                 **error.detail,
@@ -347,7 +358,19 @@ def _higher_in(case: Case, mode: str) -> str | None:
                 "order": mode,
             }
             raise Broken(f"{error}: `{check.name}` of {name}", **detail) from None
-    return None if done else "no second derivatives are declared"
+    apply_only_if(done, "no second derivatives are declared")
+
+
+def _first_broken(case: Case) -> str | None:
+    """Which law the derivatives themselves break: what they are built of then says nothing."""
+    for check in (jvp, adjoint):
+        try:
+            check.run(case)
+        except Broken:
+            return check.name
+        except Exception:  # it says nothing here, or the rule raises
+            continue
+    return None
 
 
 def _inner_case(case: Case, mode: str, wrt: tuple[bool, ...]) -> Case:

@@ -65,7 +65,7 @@ def _linear_in(case: Case, group: Any) -> None:
         gap = magnitude([p - q for p, q in zip(mixed, apart, strict=True)])
         raise Broken(
             f"got  f(a x + b y) and a f(x) + b f(y) = {wrong}, in {names}",
-            single=case.eps < 1e-10 and gap < 1e-6 * scale,
+            single=case.eps < 1e-10 and gap < 1e-6 * scale and case.blind(),
         )
 
 

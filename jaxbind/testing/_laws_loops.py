@@ -192,35 +192,11 @@ def _compare(
     ]
     with np.errstate(all="ignore"):
         slack = 8 * float(np.max(np.nan_to_num(np.abs(moved), nan=0.0), initial=0.0)) + case.slack
-    slack += 16 * _noise(case, operation, row)
+    noise = case.scatter(lambda row: packed(_alone(case, operation, row)), row, case.eps)
+    slack += 16 * float(np.max(noise, initial=0.0))
     wrong = difference(list(got), want, case.tolerance(), [np.full(w.shape, slack) for w in want])
     if wrong is not None:
         raise Broken(f"got  {wrong} from {described}, and alone", loop=True)
-
-
-def _noise(case: Case, operation: Operation, row: Sequence[Any]) -> float:
-    """How far rounding on the way scatters the results of operands close to these.
-
-    Operands that are small beside constants of the function do not show it when they are moved by
-    rounding errors of their own. Differences of differences of results in a row of steps leave out
-    what is smooth, and their median leaves out jumps (Moré and Wild 2011).
-    """
-    directions = [np.maximum(np.max(np.abs(x), initial=1.0), 1.0) * case.fractions(x) for x in row]
-
-    def at(step: float) -> np.ndarray:
-        moved = [
-            np.asarray(x + step * d, x.dtype) if is_inexact(x) else x
-            for x, d in zip(row, directions, strict=True)
-        ]
-        return packed(_alone(case, operation, moved))
-
-    try:
-        table = np.stack([at(np.sqrt(case.eps) * (k - 4.3)) for k in range(9)])
-    except Skip:  # it raises there, at the end of its domain
-        return 0.0
-    with np.errstate(all="ignore"):
-        scatter = np.median(np.abs(np.diff(table, 2, axis=0)), axis=0)
-    return float(np.max(np.nan_to_num(scatter, nan=0.0, posinf=0.0), initial=0.0))
 
 
 @law("broadcasting equals numpy.vectorize with the same signature", cost=30, batch=3)

@@ -180,6 +180,9 @@ def _compare_precisions(
         wrong &= (np.abs(want) < 1e30) & (np.abs(want) > (1e-3 if half else 1e-30))
         if half or any(magnitude(x) > 2 for x, f in zip(exact, floating, strict=True) if f):
             wrong &= np.isfinite(found)  # what is computed on the way may overflow
+    if np.any(wrong):  # or else this precision shows what cancels on the way
+        double = eps_of(np.float64)
+        wrong &= gap > slack + 16 * case.scatter(evaluate, exact, double) * (eps / double)
     if np.any(wrong):
         index = int(np.argmax(np.where(wrong, gap, -1)))
         raise Broken(f"got  {number(found[index])} in {name} and {number(want[index])} in 64 bits")

@@ -190,7 +190,13 @@ def _(primals, tangents):
     inside = _gamma_density(a, inner) * ((a - 1) / inner - 1)
     at_end = _gamma_density(a - 1, x * end) - _gamma_density(a, x * end)
     in_a = xlogy(density, x) - density * psi(a)
-    return density, in_a * tangents[0] + jnp.where(end, at_end, inside) * tangents[1]
+    return density, _along(tangents[0], in_a) + jnp.where(end, at_end, inside) * tangents[1]
+
+
+def _along(tangent, slope):
+    """Their product; a slope in a shape is infinite at the ends, where that may not move."""
+    still = tangent == 0
+    return jnp.where(still, 0, jnp.where(still, 0, slope) * tangent)
 
 
 def _pole(a):
@@ -270,7 +276,7 @@ def _(primals, tangents):
     in_rest = jnp.where(end, below, inside * (b - 1) / inner_rest)
     in_a = xlogy(density, x) + density * _psi_beyond(a, b)
     in_b = xlogy(density, rest) + density * _psi_beyond(b, a)
-    by_shape = in_a * tangents[0] + in_b * tangents[1]
+    by_shape = _along(tangents[0], in_a) + _along(tangents[1], in_b)
     return density, by_shape + in_x * tangents[2] + in_rest * tangents[3]
 
 
