@@ -30,7 +30,6 @@ from jaxbind._frame cimport (
     jb_fp_enter,
     jb_fp_leave,
     jb_fpenv,
-    make_error,
 )
 from jaxbind._huge cimport JB_ADVISE_HUGE
 from jaxbind._sites cimport Frame, Site, SiteHead, is_watching, tell, watch_call

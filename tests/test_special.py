@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import hypothesis.strategies as st
 import jax
@@ -15,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 import jaxbind
 from jaxbind import testing
 from jaxbind.contrib import special
+from jaxbind.contrib.special import _table
 from jaxbind.contrib.special.__main__ import table
 
 ENTRIES = special.FUNCTIONS.values()
@@ -365,3 +367,14 @@ def test_densities_of_large_shapes(a, shift):
         density = jax.jit(jax.vmap(jax.grad(special.gammainc, 1)))
         here, above = density(np.array([a, a + 1]), np.array([x, x]))
         np.testing.assert_allclose(above / here, x / a, rtol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["_ncx2_pdf", "_nct_pdf", "_ncf_pdf"])
+def test_densities_where_scipy_has_renamed_them(monkeypatch, name):
+    rules = [None] * getattr(scipy.special._ufuncs, name).nin
+    compiled = _table.density(name, *rules)
+    monkeypatch.setattr(_table.scipy.special, "_ufuncs", SimpleNamespace())
+    other = _table.density(name, *rules)
+    monkeypatch.undo()
+    arguments = np.linspace(0.2, 3.0, 5), *np.full(len(rules) - 1, 4.5)
+    np.testing.assert_allclose(other(*arguments), compiled(*arguments), rtol=1e-12)

@@ -112,11 +112,26 @@ def special(
 def density(name: str, *partials: Callable | None) -> Binding:
     """A density of ``scipy.stats``, a ufunc that ``scipy.special`` does not show."""
     fixed = [i for i, rule in enumerate(partials) if rule is None]
-    binding = bind(getattr(scipy.special._ufuncs, name), nondiff=fixed, threads=0)
+    compiled = getattr(scipy.special._ufuncs, name, None)
+    if compiled is not None:
+        binding = bind(compiled, nondiff=fixed, threads=0)
+    else:  # the name is SciPy's own, and may be another in a later release
+        signature = ",".join(["()"] * len(partials)) + "->()"
+        binding = bind(_density_of_stats(name), signature, nondiff=fixed, vectorized=True)
     binding.definition.home = f"{HOME}._statistics"
     binding.definition.module = ""
     binding.def_partials(*partials)
     return binding
+
+
+def _density_of_stats(name: str) -> Callable:
+    def pdf(*args: Any, out: Any) -> None:
+        import scipy.stats  # takes a second
+
+        distribution = getattr(scipy.stats, name.removeprefix("_").removesuffix("_pdf"))
+        out[...] = distribution.pdf(*args)
+
+    return pdf
 
 
 def _of_signed(rule: Callable) -> Callable:
