@@ -369,6 +369,7 @@ def test_densities_of_large_shapes(a, shift):
         np.testing.assert_allclose(above / here, x / a, rtol=1e-7)
 
 
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", ["_ncx2_pdf", "_nct_pdf", "_ncf_pdf"])
 def test_densities_where_scipy_has_renamed_them(monkeypatch, name):
     rules = [None] * getattr(scipy.special._ufuncs, name).nin
