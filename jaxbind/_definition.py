@@ -159,7 +159,9 @@ class Definition:
         _fork.check(self.label)
         leaves, tree = tree_flatten(args)
         call = Call(self, static, tree, 0, like)
-        operands = self._checked(call, [jnp.asarray(leaf) for leaf in leaves])
+        # `jnp.asarray` of what is an array forgets, in jax 0.9, how `vmap` moved its sharding
+        arrays = [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in leaves]
+        operands = self._checked(call, arrays)
         call, operands = self._with_loops(call, operands)
         if call.loop and self.vmap_rule is not None:
             core = Call(self, static, tree, 0, like)

@@ -48,21 +48,44 @@ def is_tracer(value: Any) -> bool:
     return isinstance(value, jax.core.Tracer)
 
 
-def result_aval(operand_avals: Sequence[Any], shape: tuple, dtype: Any) -> Any:
-    """The abstract value of a result.
+def result_aval(operand_avals: Sequence[Any], shape: tuple, dtype: Any, loop: int = 0) -> Any:
+    """The abstract value of a result with ``loop`` loop dimensions in front.
 
     Built from an operand's, because a plain ``ShapedArray`` would lose the manual axes over
     which the operands vary (``shard_map`` with ``check_vma``).
     """
     if not operand_avals:
         return jax.core.ShapedArray(shape, dtype)
-    like = operand_avals[0]
-    explicit = not like.sharding.mesh.empty
-    if not explicit:
+    like = next((a for a in operand_avals if not a.sharding.mesh.empty), operand_avals[0])
+    if like.sharding.mesh.empty:
         return like.update(shape=shape, dtype=dtype, weak_type=False)
-    spec = jax.sharding.PartitionSpec(*[None] * len(shape))
+    loops = _split_loops(operand_avals, loop)
+    spec = jax.sharding.PartitionSpec(*loops, *[None] * (len(shape) - loop))
     sharding = like.sharding.update(spec=spec)
     return like.update(shape=shape, dtype=dtype, weak_type=False, sharding=sharding)
+
+
+def _split_loops(avals: Sequence[Any], loop: int) -> list[Any]:
+    """On a mesh with explicit axes: over which of them a result's loop dimensions are split.
+
+    As JAX's elementwise functions have it: like those operands that are split there. Where
+    these disagree, or an axis of the mesh splits another dimension already, JAX refuses; here the
+    dimension stays whole.
+    """
+    loops: list[Any] = [None] * loop
+    taken: set[Any] = set()
+    for axis in range(loop):
+        found = {
+            names if isinstance(names, tuple) else (names,)
+            for aval in avals
+            for names in tuple(aval.sharding.spec)[axis : axis + 1]
+            if names is not None
+        }
+        if len(found) == 1 and not taken & set(*found):
+            (names,) = found
+            loops[axis] = names if len(names) > 1 else names[0]
+            taken |= set(names)
+    return loops
 
 
 def _varying(aval: Any) -> frozenset:

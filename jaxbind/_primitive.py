@@ -54,7 +54,9 @@ def _eager(*operands: Any, call: Call) -> list[Any]:
 def _abstract(*avals: Any, call: Call) -> tuple[list[Any], set]:
     outputs = call.definition.outputs(call, [core_struct(a, call.loop) for a in avals])
     loops = loop_shape([a.shape for a in avals], call.loop)
-    results = [_jax.result_aval(avals, loops + s.shape, s.dtype) for s in outputs.structs]
+    results = [
+        _jax.result_aval(avals, loops + s.shape, s.dtype, call.loop) for s in outputs.structs
+    ]
     effect = call.definition.effect
     return results, set() if effect is None else {_jax.EFFECTS[effect]}
 
@@ -223,7 +225,7 @@ def _shard(*avals: Any, call: Call, results: Sequence[jax.ShapeDtypeStruct], **_
     which the program was traced: the dtypes are those found then.
     """
     loops = loop_shape([a.shape for a in avals], call.loop)
-    return [_jax.result_aval(avals, loops + s.shape, s.dtype) for s in results]
+    return [_jax.result_aval(avals, loops + s.shape, s.dtype, call.loop) for s in results]
 
 
 def _emit_shard(ctx: Any, *operands: Any, call: Call, results: Any, name: str, site: str) -> Any:
@@ -265,8 +267,13 @@ def _shared(call: Call, given: Sequence[Any], made: Sequence[Any]) -> dict[int, 
 
 
 def _fortran(aval: Any, loop: int) -> tuple[int, ...]:
-    """Minor-to-major: core dimensions first to last, then loop dimensions last to first."""
+    """Minor-to-major: core dimensions first to last, then loop dimensions last to first.
+
+    What is empty needs no order, and XLA divides by zero where it transposes it (jaxlib 0.12).
+    """
     rank = len(aval.shape)
+    if any(isinstance(size, int) and size == 0 for size in aval.shape):
+        return tuple(reversed(range(rank)))
     return (*range(loop, rank), *range(loop - 1, -1, -1))
 
 

@@ -1,5 +1,6 @@
 """Programs over several devices: what is split, and what every device has."""
 
+import contextlib
 import gc
 import re
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.special
 from comparing import close, nonlinear, split, tangents_of
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from reference import Case, named
 
 import jaxbind
@@ -258,3 +259,104 @@ def test_programs_that_are_split_alike_need_each_other_not(x64):
         assert "all-gather" not in compiled.as_text()
         del program, compiled
         gc.collect()
+
+
+# Meshes with explicit axes ------------------------------------------------------------------------
+
+
+def on_mesh(kind, *arrays):
+    """A mesh of four devices, and arrays whose first dimension is split over it."""
+    mesh = jax.make_mesh((4,), ("i",), axis_types=(kind,))
+    place = NamedSharding(mesh, PartitionSpec("i"))
+    return mesh, *[jax.device_put(array, place) for array in arrays]
+
+
+def without_communication(program, *operands):
+    compiled = jax.jit(program).lower(*operands).compile()
+    assert not COLLECTIVE.search(compiled.as_text())
+    return compiled(*operands)
+
+
+@pytest.mark.parametrize("vectorized", [False, True])
+@pytest.mark.parametrize("name", [name for name in SPLIT if name != "unlike"])
+def test_explicit_axes(name, vectorized, x64):
+    """Types tell how loop dimensions are split, as those of JAX's own functions do."""
+    program, *specs, adds = SPLIT[name]
+    mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Explicit,) * 2)
+    rng = np.random.default_rng(0)
+    arrays = [
+        jax.device_put(
+            rng.normal(size=(8, 4, 5) if spec else (5,)),
+            NamedSharding(mesh, PartitionSpec(*(spec or ()))),
+        )
+        for spec in specs
+    ]
+    compiled = jax.jit(program(bound(vectorized))).lower(*arrays).compile()
+    got, want = compiled(*arrays), jax.jit(program(twin))(*arrays)
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+    assert jax.typeof(got) == jax.typeof(want)
+    assert set(COLLECTIVE.findall(compiled.as_text())) == ({"all-reduce"} if adds else set())
+
+
+@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto])
+@pytest.mark.parametrize("entered", [False, True])
+def test_both_kinds_of_axes(kind, entered, x64):
+    rng = np.random.default_rng(0)
+    mesh, x, a = on_mesh(kind, rng.normal(size=(8, 4)), rng.normal(size=(8, 3, 4)))
+    ordered = jaxbind.bind(np.sort, "(n)->(n)")
+    matvec = jaxbind.bind(lambda a, x: a @ x, "(m,n),(n)->(m)", multilinear=("a", "x"))
+    matvec.def_transpose("a")(lambda x, ct: np.outer(ct, x))
+    matvec.def_transpose("x")(lambda a, ct: a.T @ ct)
+    split = jax.shard_map(
+        ordered, mesh=mesh, in_specs=PartitionSpec("i"), out_specs=PartitionSpec("i")
+    )
+
+    def backward(a, x):
+        return jax.linear_transpose(lambda x: matvec(a, x), x)(matvec(a, x))[0]
+
+    def both(a, x):
+        return jax.jvp(matvec, (a, x), (2 * a, x))[1]
+
+    rows = np.sort(x)
+    there = np.einsum("bij,bj->bi", a, x)
+    back = np.einsum("bij,bi->bj", a, there)
+    with jax.set_mesh(mesh) if entered else contextlib.nullcontext():
+        for program, operands, want in (
+            (ordered, (x,), rows),
+            (jax.vmap(ordered), (x,), rows),
+            (jax.vmap(ordered, spmd_axis_name="i"), (x,), rows),
+            (jax.vmap(ordered, out_axes=1), (x,), rows.T),
+            (lambda x: split(ordered(x)), (x,), rows),
+            (lambda x: ordered(split(x)), (x,), rows),
+            (jaxbind.bind(scipy.special.expit), (x,), scipy.special.expit(x)),
+            (jax.vmap(matvec, (None, 0)), (np.ones((3, 4)), x), x @ np.ones((4, 3))),
+            (matvec, (a, x), there),
+            (both, (a, x), 3 * there),
+            (backward, (a, x), back),
+            (jax.vmap(backward), (a, x), back),
+        ):
+            got = without_communication(program, *operands)
+            np.testing.assert_allclose(got, want, rtol=1e-12)
+            np.testing.assert_allclose(jax.jit(program)(*operands), want, rtol=1e-12)
+            spec = PartitionSpec(*["i" if size == 8 else None for size in got.shape])
+            assert got.sharding.is_equivalent_to(NamedSharding(mesh, spec), got.ndim)
+
+
+def test_explicit_axes_on_which_operands_disagree(x64):
+    """Such a loop dimension stays whole; so does one whose axis splits another already."""
+    mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Explicit,) * 2)
+    values = np.random.default_rng(0).normal(size=(4, 4, 3))
+    product = jaxbind.bind(lambda x, y: x * y, "(n),(n)->(n)")
+    for first, second, want in (
+        (("a",), ("b",), (None, None)),
+        (("a",), (None, "a"), ("a", None)),
+        (("a",), (("a", "b"),), (None, None)),
+        (("a",), (None, "b"), ("a", "b")),
+    ):
+        operands = [
+            jax.device_put(values, NamedSharding(mesh, PartitionSpec(*spec)))
+            for spec in (first, second)
+        ]
+        got = jax.jit(product)(*operands)
+        np.testing.assert_array_equal(got, values**2)
+        assert jax.typeof(got).sharding.spec == PartitionSpec(*want, None)

@@ -244,3 +244,13 @@ def test_mixed_orders_in_one_program():
     )
     for transform in (jax.vmap, lambda g: jax.jit(jax.vmap(g)), lambda g: jax.vmap(jax.jit(g), 2)):
         np.testing.assert_allclose(transform(both(c, f))(v), transform(twin)(v), rtol=1e-14)
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (3, 0, 0), (0, 0, 0), (2, 0, 4)])
+def test_results_that_are_empty_in_two_dimensions(shape):
+    """XLA's transposition of what is empty divided by zero."""
+    f = jaxbind.bind(lambda x: (x.T * 1, x.sum()), "(m,n)->(n,m),()", order="F")
+    for call in (f, jax.jit(f)):
+        turned, total = call(np.zeros(shape, np.float32))
+        assert turned.shape == (*shape[:-2], shape[-1], shape[-2])
+        np.testing.assert_array_equal(total, np.zeros(shape[:-2]))
