@@ -56,7 +56,8 @@ def bind(
         it names are looped over and broadcast, as in NumPy.
       out: instead of a signature: a ``jax.ShapeDtypeStruct`` or pytree of them; a function of
         such structs (and of the static keywords it names) that returns them; or ``"infer"``:
-        run the function once on zeros while tracing.
+        run the function once on zeros while tracing. ``()``, or nothing at all, where there is an
+        ``effect`` and no result.
       dtype: with a signature, the dtype of the result (or a tuple, one per result); by default
         ``jnp.result_type`` of the differentiable operands.
       linear: ``True``, or the names of the arguments in which the function is jointly linear.
@@ -74,8 +75,9 @@ def bind(
         made where JAX needs the operand no longer. The function must work in place.
       effect: ``"unordered"``: each execution calls the function exactly once, and no call is
         removed or merged with another; ``"ordered"``: in the order of the program as well, also
-        inside ``scan``. Such functions are differentiated by rules only. Default: the function is
-        pure.
+        inside ``scan``, and among JAX's own ordered host calls. As with these, ``vmap`` of a
+        ``cond`` or ``while_loop`` around it may be refused. Such functions are differentiated by
+        rules only. Default: the function is pure.
       allow_jax: the function calls JAX itself. Without it that raises, since the runtime could
         wait for itself; with it programs are dispatched synchronously, run on one device, and
         cannot be exported.
@@ -100,7 +102,9 @@ def bind(
         compute = None if compute_dtype is None else _compute(label, compute_dtype)
         if isinstance(function, Kernel):
             _refuse_what_a_kernel_has(label, given_signature, out, dtype, order, vectorized)
-        what = _called(label, function, given_signature, out, dtype, compute, vectorized, order)
+        what = _called(
+            label, function, given_signature, out, dtype, compute, vectorized, order, effect
+        )
         parameters = Parameters.of(what.function)
         _check_count(label, parameters, what.shapes)
         role = Function(
@@ -155,6 +159,7 @@ def _called(
     compute: np.dtype | None,
     vectorized: bool,
     order: str,
+    effect: Any,
 ) -> _Called:
     if isinstance(function, Kernel):
         shapes: Any = FromKernel.of(label, function, compute)
@@ -166,7 +171,7 @@ def _called(
             return _Called(shapes.loops.over_arrays(), shapes, None, True, order)
         return _Called(function, shapes, shapes.loops, True, order)
     parsed = None if signature is None else _parsed(label, signature)
-    shapes = declare(label, parsed, out, dtype, compute)
+    shapes = declare(label, parsed, out, dtype, compute, _effect(label, effect))
     if not isinstance(function, Handler):
         return _Called(function, shapes, None, bool(vectorized), order)
     if compute is not None:

@@ -75,14 +75,14 @@ def _split_loops(avals: Sequence[Any], loop: int) -> list[Any]:
     loops: list[Any] = [None] * loop
     taken: set[Any] = set()
     for axis in range(loop):
-        found = {
+        found: set[tuple[Any, ...]] = {
             names if isinstance(names, tuple) else (names,)
             for aval in avals
             for names in tuple(aval.sharding.spec)[axis : axis + 1]
             if names is not None
         }
-        if len(found) == 1 and not taken & set(*found):
-            (names,) = found
+        names = found.pop() if len(found) == 1 else ()
+        if names and not taken & set(names):
             loops[axis] = names if len(names) > 1 else names[0]
             taken |= set(names)
     return loops
@@ -376,47 +376,45 @@ def lower_foreign_call(
 
 
 def _effects() -> dict[str, Any]:
-    """Effects that count as those of JAX's own `io_callback`: they are equal to them.
+    """Effects of our own, which to JAX are those of its host calls (private; jax 0.9 to 0.12).
 
-    So JAX refuses what would call a function that is not due (a branch of `cond` under `vmap`),
-    and what is ordered is so among JAX's own, too. Unlike those they can be exported, being equal
-    to another of their class. (The sets are private; jax 0.9 to 0.12.) `jax.checkpoint`, which
-    would repeat the call, refuses them.
+    So the same token orders both; JAX lowers them and lets them into control flow, but for a `vmap`
+    that would turn a branch into a selection, with calls for what is not taken; `jax.checkpoint`,
+    which would repeat the call, refuses them. JAX asks by type at some places and by
+    equality at others. Only what can be made anew, equal to what it was, can be exported.
     """
     from jax._src import callback, effects
 
-    class Effect(effects.Effect):
-        like: effects.Effect
-
-        def __eq__(self, other: object) -> bool:
-            return type(other) in (type(self), type(self.like))
-
-        def __hash__(self) -> int:
-            return hash(self.like)
-
-        def __str__(self) -> str:
-            return type(self).__name__
-
-        __repr__ = __str__
-
-    class Foreign(Effect):
+    class Foreign(callback.IOEffect):
         """A call of a foreign function with an effect."""
 
-        like = callback._IOEffect
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, callback.IOEffect)
 
-    class OrderedForeign(Effect):
+        def __hash__(self) -> int:
+            return hash(callback._IOEffect)
+
+        def __repr__(self) -> str:
+            return "the effect of a foreign function"
+
+        __str__ = __repr__  # pyright: ignore[reportAssignmentType]
+
+    class OrderedForeign(callback.OrderedIOEffect):
         """One that happens in the program's order."""
 
-        like = callback._OrderedIOEffect
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, callback.OrderedIOEffect)
 
-    effects.ordered_effects.add_type(OrderedForeign)
-    for known in (
-        effects.lowerable_effects,
-        effects.control_flow_allowed_effects,
-        effects.custom_derivatives_allowed_effects,
-    ):
-        known.add_type(Foreign)
-        known.add_type(OrderedForeign)
+        def __hash__(self) -> int:
+            return hash(callback._OrderedIOEffect)
+
+        def __repr__(self) -> str:
+            return "the ordered effect of a foreign function"
+
+        __str__ = __repr__  # pyright: ignore[reportAssignmentType]
+
+    for kind in (Foreign, OrderedForeign):  # a process that loads an exported program looks here
+        effects.lowerable_effects.add_type(kind)
     return {"unordered": Foreign(), "ordered": OrderedForeign()}
 
 
@@ -453,6 +451,13 @@ def lower_effect(
         )
     context = ctx.module_context.axis_context
     devices = getattr(context, "num_devices", None) or 1
+    mesh = getattr(context, "mesh", None)
+    if effect == "ordered" and mesh is not None and mesh.size > 1:
+        raise NotImplementedError(
+            f"{label}: effect='ordered' works on one device, and this program runs on {mesh.size},"
+            " between which there is no order. Call it outside of jax.shard_map, or bind it with"
+            " effect='unordered'"
+        )
     if devices > 1:  # XLA would drop the annotation, but for callbacks of JAX's own
         raise NotImplementedError(
             f"{label}: an effect happens once, on one device, and this program is split over"

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.interpreters import ad
 
-from jaxbind import _errors, _identity, _jax, _missing, _partition
+from jaxbind import _dtypes, _errors, _identity, _jax, _missing, _partition
 from jaxbind._call import Call, core_struct, fill, loop_shape, over_loops, owners, unbroadcast
 from jaxbind._parameters import Parameters
 from jaxbind._result import conform, flatten
@@ -66,6 +66,7 @@ def _abstract(*avals: Any, call: Call) -> tuple[list[Any], set]:
 
 def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: Call) -> tuple[list, list]:
     definition = call.definition
+    _check_effect(call, primals, tangents)
     results = bind(call, primals)
     total: list[Any] = [_jax.tangent_zero(r) for r in results]
     if not any(_has_tangent(zero) for zero in total):
@@ -80,8 +81,6 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: Call) -> tupl
         members = [kind == group for kind in kinds]
         if group is NONDIFF:
             raise _missing.not_differentiable(call, next(_both(members, nonzero)))
-        if definition.effect is not None and (group != GENERAL or not definition.has_derivative):
-            raise _missing.effect(definition)
         if group == GENERAL:
             given = [
                 t if m and nz else None for t, m, nz in zip(tangents, members, nonzero, strict=True)
@@ -101,6 +100,21 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: Call) -> tupl
             z if t is None else ad.add_tangents(z, t) for z, t in zip(total, terms, strict=True)
         ]
     return results, total
+
+
+def _check_effect(call: Call, primals: Sequence[Any], tangents: Sequence[Any]) -> None:
+    """Refuse what cannot be differentiated before its effect has happened."""
+    definition = call.definition
+    if definition.effect is None:
+        return
+    outputs = definition.outputs(call, [core_struct(jax.typeof(p), call.loop) for p in primals])
+    if not any(_dtypes.is_inexact(s.dtype) for s in outputs.structs):
+        return
+    kinds = definition.role.kinds(call, [jax.typeof(p) for p in primals])
+    for kind, t in zip(kinds, tangents, strict=True):
+        if kind is not NONDIFF and type(t) is not ad.Zero:
+            if kind != GENERAL or not definition.has_derivative:
+                raise _missing.effect(definition)
 
 
 def _both(first: Sequence[bool], second: Sequence[bool]):

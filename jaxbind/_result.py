@@ -27,6 +27,13 @@ def flatten(tree: PyTreeDef, kept: Sequence[bool], result: Any) -> list[Any]:
     """
     if tree == _LEAF:
         leaves = [result]
+    elif tree.num_leaves == 0:
+        if result is not None and tree_structure(result) != tree:
+            raise TypeError(
+                f"returned {describe(result)}, but it is declared without results. Return None, or"
+                " declare them with out= or a signature"
+            )
+        return []
     else:
         leaves = _flatten_up_to(tree, result)
     if leaves is None:

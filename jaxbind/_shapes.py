@@ -151,10 +151,11 @@ class FromOut:
             error.add_note(f"(in out= of {label}, for {', '.join(map(_shown, structs))})")
             raise
         leaves, tree = tree_flatten(result)
-        if not leaves:
+        if not leaves and call.definition.effect is None:
             raise TypeError(
                 f"{label}: out= gives {result!r}, which declares no result; give a"
-                " jax.ShapeDtypeStruct(shape, dtype) for each (a function must return them)"
+                " jax.ShapeDtypeStruct(shape, dtype) for each (a function must return them), or"
+                " effect='unordered' or 'ordered' if it is called for its effect alone"
             )
         for leaf in leaves:
             if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
@@ -236,8 +237,9 @@ def declare(
     out: Any,
     dtype: Any,
     compute: np.dtype | None,
+    effect: str | None = None,
 ) -> Shapes:
-    """Make the declaration from `bind`'s arguments.
+    """Make the declaration from `bind`'s arguments; with an effect there may be no results.
 
     Raises:
       TypeError: if not exactly one of signature and ``out`` is given, or ``dtype`` does not
@@ -250,7 +252,7 @@ def declare(
         )
     if signature is not None:
         return FromSignature(signature, _dtypes_of(label, dtype, len(signature.outputs)), compute)
-    if out is None:
+    if out is None and effect is None:
         raise TypeError(
             f"{label}: neither a signature nor out= is given, so its result's shape is unknown."
             " Write bind('(n),(n)->()') if it works like a gufunc; bind(out=...) with a"

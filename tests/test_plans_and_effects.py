@@ -15,6 +15,7 @@ import pytest
 import scipy.sparse.linalg
 from hypothesis import given
 from hypothesis.extra import numpy as hnp
+from jax.experimental import io_callback
 from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxbind
@@ -256,8 +257,108 @@ def test_effects_on_several_devices():
         jax.vmap(f), mesh=mesh, in_specs=PartitionSpec("i"), out_specs=PartitionSpec("i")
     )
     np.testing.assert_array_equal(jax.jit(each)(rows), 2 * np.arange(2.0 * count))
+    with pytest.raises(NotImplementedError, match="between which there is no order"):
+        ordered = jax.vmap(recorder("ordered")[0])
+        split = PartitionSpec("i")
+        jax.jit(jax.shard_map(ordered, mesh=mesh, in_specs=split, out_specs=split))(rows)
     jax.effects_barrier()
     assert sorted(seen) == list(range(2 * count))
+
+
+def called_by_jax(effect, seen):
+    """JAX's own host call."""
+
+    def note(x):
+        seen.append(float(x))
+        return x
+
+    return lambda x: io_callback(note, jax.typeof(x), x, ordered=effect == "ordered")
+
+
+def test_branches_that_are_not_taken_have_no_effect(effect):
+    """`vmap` would select among the results of all branches: refused, as for JAX's host calls."""
+    f, seen = recorder(effect)
+
+    def branch(f):
+        return jax.vmap(lambda p, x: jax.lax.cond(p, f, lambda x: x, x))
+
+    def loop(f):
+        return jax.vmap(lambda x: jax.lax.while_loop(lambda x: x < 9, f, x))
+
+    flags, values = np.array([True, False]), np.ones(2)
+    for program, operands in ((branch, (flags, values)), (loop, (values,))):
+        refused = []
+        for function in (f, called_by_jax(effect, seen)):
+            with pytest.raises(Exception, match=r"(?i)io effect") as caught:
+                jax.jit(program(function))(*operands)
+            refused.append((caught.type, str(caught.value)))
+        assert refused[0] == refused[1]
+    jax.effects_barrier()
+    assert seen == []
+
+
+@pytest.mark.parametrize("first", ["bound", "JAX's"])
+def test_order_among_all_host_calls(first):
+    f, seen = recorder("ordered")
+    g = called_by_jax("ordered", seen)
+    one, other = (f, g) if first == "bound" else (g, f)
+
+    @jax.jit
+    def program(x):
+        one(x), other(x + 1), one(x + 2)
+        return jax.lax.scan(lambda c, _: ((one(c), other(c + 1), c + 2)[2], None), x + 3, length=2)
+
+    program(0.0)
+    jax.jit(other)(7.0)
+    one(8.0)
+    jax.effects_barrier()
+    assert seen == list(range(9))
+
+
+@pytest.mark.parametrize("out", [(), None])
+def test_functions_that_are_called_for_their_effect_alone(out, effect):
+    seen = []
+    write = jaxbind.bind(lambda x: seen.append(x.tolist()), out=out, effect=effect)
+
+    def step(c, _):
+        write(c)
+        return c + 1, None
+
+    def square(x):
+        write(x)
+        return x**2
+
+    assert write(0.0) == out
+    assert jax.jit(write)(1.0) == out
+    assert jax.vmap(write)(jnp.arange(2.0, 4.0)) == out
+    assert jax.lax.scan(step, 4.0, length=2)[0] == 6
+    assert jax.jit(jax.grad(square))(6.0) == 12
+    write(jnp.ones((2, 1)))
+    jax.effects_barrier()
+    assert seen == [0, 1, 2, 3, 4, 5, 6, [[1], [1]]]
+
+
+def test_results_of_functions_without_any(effect):
+    f = jaxbind.bind(lambda x: x, effect=effect)
+    with pytest.raises(
+        Exception, match=r"returned float32\[\], but it is declared without results"
+    ):
+        jax.block_until_ready(f(1.0))
+        jax.effects_barrier()
+    with pytest.raises(TypeError, match="or effect='unordered' or 'ordered' if it is called for"):
+        jaxbind.bind(lambda x: None, out=())(1.0)
+    with pytest.raises(TypeError, match="neither a signature nor out= is given"):
+        jaxbind.bind(lambda x: None)
+
+
+def test_effects_in_errors(effect):
+    """They have names, and none has happened where its derivative is refused."""
+    f, seen = recorder(effect)
+    with pytest.raises(TypeError, match="a function with an effect"):
+        jax.grad(f)(1.0)
+    assert seen == []
+    with pytest.raises(NotImplementedError, match="effect of a foreign function]"):
+        jax.grad(jax.checkpoint(lambda x: x * f(jax.lax.stop_gradient(x))))(1.0)
 
 
 # JAX inside a function ----------------------------------------------------------------------------
