@@ -79,7 +79,7 @@ def bind(
         ``cond`` or ``while_loop`` around it may be refused. Such functions are differentiated by
         rules only. Default: the function is pure.
       allow_jax: the function calls JAX itself. Without it that raises, since the runtime could
-        wait for itself; with it programs are dispatched synchronously, run on one device, and
+        wait for itself; with it JAX waits for each execution, programs run on one device, and
         cannot be exported.
       name: a name for the binding in compiled programs that is the same in every process, for
         functions that are not importable; by default module and qualified name.

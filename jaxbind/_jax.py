@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import cache, partial
+from functools import cache, partial, wraps
 from typing import Any
 
 import jax
@@ -81,9 +81,9 @@ def _split_loops(avals: Sequence[Any], loop: int) -> list[Any]:
             for names in tuple(aval.sharding.spec)[axis : axis + 1]
             if names is not None
         }
-        names = found.pop() if len(found) == 1 else ()
-        if names and not taken & set(names):
-            loops[axis] = names if len(names) > 1 else names[0]
+        names = found.pop() if len(found) == 1 else None
+        if names is not None and not taken & set(names):
+            loops[axis] = names[0] if len(names) == 1 else names
             taken |= set(names)
     return loops
 
@@ -354,6 +354,42 @@ def call_synchronously(ctx: mlir.LoweringRuleContext, label: str, owner: Any) ->
             " JAX out of the function, or call it outside the sharded program"
         )
     context.add_host_callback(owner)
+    context.add_keepalive(_SYNCHRONOUS)
+    _wait_for_operands()
+
+
+class _Synchronous:
+    """Marks programs, among what they keep alive, that JAX calls synchronously."""
+
+    def __reduce__(self) -> str:
+        return "_SYNCHRONOUS"
+
+
+_SYNCHRONOUS = _Synchronous()
+
+
+@cache
+def _wait_for_operands() -> None:
+    """Have marked programs start only when their operands are there.
+
+    The runtime calls a program synchronously only then. Otherwise it goes on to the next ones, up
+    to 32 of them, which may wait for the function, while the function waits until it may run a
+    program itself: for ever. Here JAX calls programs from Python, and always those that it takes
+    to have unordered effects (private; jax 0.9 to 0.12).
+    """
+    from jax._src.interpreters import pxla
+
+    execute = pxla.ExecuteReplicated.__call__
+
+    @wraps(execute)
+    def wait_and_execute(self: Any, *operands: Any) -> Any:
+        if not (self.has_host_callbacks and any(x is _SYNCHRONOUS for x in self.keepalive)):
+            return execute(self, *operands)
+        self.has_unordered_effects = True
+        jax.block_until_ready(operands)
+        return jax.block_until_ready(execute(self, *operands))
+
+    pxla.ExecuteReplicated.__call__ = wait_and_execute
 
 
 # Lowering -------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 import ctypes
 import gc
+import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -414,6 +416,33 @@ def test_allow_jax_with_many_executions_queued():
     results = [f(x) for _ in range(100)]
     jax.block_until_ready(results)
     np.testing.assert_allclose(results[-1], np.sin(x) + x, rtol=1e-6)
+
+
+QUEUED = """
+import sys
+import jax, jax.numpy as jnp, numpy as np, jaxbind
+f = jaxbind.bind(lambda x: np.asarray(jnp.sin(x)), "(n)->(n)", allow_jax=True)
+program = jax.jit(lambda x: f(x) + 1)
+a = jnp.ones((300, 300)) / 300
+later = jax.jit(lambda x: f(x) + a[0, :3])
+for call in (f, program, program.lower(jnp.ones(3)).compile(), later):
+    for count in (40, 400):
+        results = [call((a @ a)[0, :3]) for _ in range(count)]
+        jax.block_until_ready(results)
+y = program((a @ a @ a)[0, :3])  # and what waits for it
+for _ in range(100):
+    y = y + 1
+print(y[0] - 101 - np.sin(a[0, 0]))
+"""
+
+
+def test_allow_jax_with_operands_that_are_not_there_yet():
+    """Such programs ran on the runtime's threads, while the next ones took all places there."""
+    done = subprocess.run(
+        [sys.executable, "-c", QUEUED], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    assert abs(float(done.stdout)) < 1e-4
 
 
 def test_allow_jax_on_several_devices_is_refused():
