@@ -15,12 +15,13 @@ from jax.tree_util import tree_flatten
 
 from jaxbind import _dtypes, _errors, _identity, _jax
 from jaxbind._declare import Declarations
+from jaxbind._declare_calls import CallDeclarations
 from jaxbind._definition import Definition, EagerCalls, kept
 from jaxbind._static import Static
 
 
 @_identity.names_bindings
-class Binding(Declarations):
+class Binding(Declarations, CallDeclarations):
     """A foreign function that JAX can call, differentiate, map, compile and shard.
 
     Made by `jaxbind.bind`; call it like the function itself, with JAX or NumPy arrays.

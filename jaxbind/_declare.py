@@ -1,34 +1,30 @@
-"""`Declarations`: the rules that users declare about a binding, and what they get from them."""
+"""`Declarations`: the rules of differentiation that users declare, and what they get from them."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Hashable
-from dataclasses import replace
-from functools import partial, wraps
+from functools import partial
 from typing import Any
 
-import jax
-
-from jaxbind import _derive, _jax, _whole
-from jaxbind._call import Call
+from jaxbind import _derive, _whole
+from jaxbind._declaring import (
+    checked,
+    forget,
+    function_role,
+    operand_count,
+    refuse_needless,
+    transposed_group,
+)
 from jaxbind._definition import Definition, Role
 from jaxbind._derivatives import Pullback, Pushforward
-from jaxbind._errors import log
-from jaxbind._parameters import Parameters, position
-from jaxbind._roles import GENERAL, LINEAR, Function
-from jaxbind._rules import Jacobians, Partials, Traced, takes_primals
+from jaxbind._parameters import Parameters
+from jaxbind._roles import LINEAR, Function
+from jaxbind._rules import Jacobians, Partials, Traced, per_argument, takes_primals, unpacked
 from jaxbind._transposed import Transposed
-
-#: for keyword-only parameters that mean something in other functions
-_REMEDIES = {
-    "wrt": "Rules of def_vjp and def_transpose are told wrt, this one is not",
-    "plan": "Only functions and rules over NumPy arrays can have a plan, this one can not",
-}
 
 
 class Declarations:
-    """Declaring derivatives and the vmap rule; a derivative is a binding of the same class."""
+    """Declaring derivatives; a derivative is a binding of the same class."""
 
     definition: Definition
     _derivatives: dict[Definition, Any]
@@ -40,12 +36,6 @@ class Declarations:
     @property
     def _parameters(self) -> Parameters:
         return self.definition.parameters
-
-    @property
-    def _count(self) -> int | None:
-        """How many operands the function has, if that is known."""
-        calling = self.definition.calling
-        return None if calling.variadic else calling.fill or len(calling.operands)
 
     def _argument_name(self, position: int) -> str:
         return self.definition.argument_name(position)
@@ -66,14 +56,8 @@ class Declarations:
         made = self.definition.define(key, step, role, function, traced, label)
         current = self.definition.rules.values()
         self._derivatives = {d: b for d, b in self._derivatives.items() if d in current}
-        self._forget()
+        forget(self.definition)
         return made
-
-    def _forget(self) -> None:
-        """After a change of rules: whatever JAX has cached holds the old ones."""
-        if self.definition.ever_traced():
-            log.debug("%s: a rule has changed after use: JAX's caches are cleared", self._label)
-            _jax.forget_traces()
 
     def def_jvp(self, rule: Any = None, *, traced: bool = False) -> Any:
         """Declare the pushforward: ``rule(primals, tangents, **static)``.
@@ -108,7 +92,7 @@ class Declarations:
         """
         if rule is None:
             return partial(self.def_jvp, traced=traced)
-        self._refuse_needless("def_jvp")
+        refuse_needless(self.definition, "def_jvp")
         role = Pushforward(self.definition)
         if isinstance(rule, str):
             made = _derive.named_jvp(self.definition, rule)
@@ -139,7 +123,7 @@ class Declarations:
         """
         if rule is None:
             return partial(self.def_vjp, traced=traced)
-        self._refuse_needless("def_vjp")
+        refuse_needless(self.definition, "def_vjp")
         role = Pullback(self.definition)
         if isinstance(rule, str):
             made = _derive.named_vjp(self.definition, rule)
@@ -180,93 +164,17 @@ class Declarations:
             rule, argument = None, rule
         if rule is None:
             return partial(self.def_transpose, argument=argument, traced=traced)
-        group, step = self._group(argument)
+        group, step = transposed_group(self.definition, argument)
         return self._declare(("T", group), step, Transposed(self.definition, group), rule, traced)
 
     def _declare(self, key: Hashable, step: str, role: Role, rule: Any, traced: bool) -> Any:
         what = f"def_{step.partition('_')[0]}"
-        self._checked(what, rule, role.positional, wrt=role.takes_wrt, plan=not traced)
+        checked(self.definition, what, rule, role.positional, wrt=role.takes_wrt, plan=not traced)
         if traced:
             made = Traced(rule, f"{self._label}.{step}", has_wrt=role.takes_wrt)
             self._define(key, step, role, None, made)
             return rule
         return self._handle(self._define(key, step, role, rule))
-
-    def _checked(
-        self, what: str, rule: Any, count: int | None, *, wrt: bool = False, plan: bool = False
-    ) -> Parameters:
-        """The parameters of what a user declares.
-
-        Args:
-          what: the method that was called.
-          rule: the function that it was given.
-          count: with how many positional arguments it will be called, if that is known.
-          wrt: whether it may ask for ``wrt``.
-          plan: whether it can have a plan.
-
-        Raises:
-          TypeError: if it is not callable, or has parameters that nobody will give.
-        """
-        if not callable(rule):
-            raise TypeError(
-                f"{self._label}.{what}: got {rule!r}, which is not callable; give a function"
-            )
-        parameters = bare = Parameters.of(rule, rule=wrt)
-        if count is not None:
-            parameters = bare.behind(count)
-        known = self.definition.calling
-        for name, default in parameters.static.items():
-            if default is not inspect.Parameter.empty or name in known.static or known.any_static:
-                continue
-            if name == "plan" and plan:
-                continue
-            shown = f"keyword-only parameter {name}"
-            if name not in bare.static:
-                shown = f"parameter {name} behind the {count} that are given by position"
-            raise TypeError(
-                f"{self._label}.{what}: the rule has a {shown}, which"
-                f" is no static parameter of the function ({', '.join(known.static) or 'none'}"
-                f"). {_REMEDIES.get(name, 'Give it a default, or leave it out')}"
-            )
-        return parameters
-
-    def _refuse_needless(self, what: str) -> None:
-        """Where all of the derivative follows from linearity, a rule would never be called."""
-        role = self.definition.role
-        if not isinstance(role, Function) or not role.mixed:
-            return
-        kinds = [role.kind(p) for p in range(len(self._parameters.operands))]
-        if role.linear is True or (GENERAL not in kinds and not self._parameters.variadic):
-            raise TypeError(
-                f"{self._label}: {what} would never be called, since it is declared linear in"
-                " each of its arguments; def_transpose is all it needs"
-            )
-
-    def _group(self, argument: str | int | None) -> tuple[Hashable, str]:
-        role = self.definition.role
-        if not isinstance(role, Function) or not (role.linear or role.multilinear):
-            raise TypeError(
-                f"{self._label}: def_transpose is for functions declared linear (bind(...,"
-                " linear=True), linear=('x',) or multilinear=('x', 'y')); for others write"
-                " def_vjp"
-            )
-        if argument is None:
-            if not role.linear:
-                names = ", ".join(repr(self._argument_name(p)) for p in sorted(role.multilinear))
-                raise TypeError(
-                    f"{self._label}: say in which argument the rule transposes: def_transpose(x)"
-                    f"(rule) with x one of {names}"
-                )
-            return LINEAR, "transpose"
-        where = position(self._label, "def_transpose", self._parameters, argument)
-        if role.linear is True or (role.linear and where in role.linear):
-            return LINEAR, "transpose"
-        if where not in role.multilinear:
-            raise TypeError(
-                f"{self._label}: argument {where} ({self._argument_name(where)}) is not"
-                " declared linear or multilinear"
-            )
-        return where, f"transpose_{where}"
 
     def def_partials(self, *rules: Callable | None, traced: bool = True) -> Any:
         """Declare the partial derivatives of an elementwise function, one rule per argument.
@@ -288,8 +196,8 @@ class Declarations:
             argument is no array, a partial derivative is not elementwise, or complex where the
             result is real.
         """
-        function = self._function_role("def_partials")
-        self._refuse_needless("def_partials")
+        function = function_role(self.definition, "def_partials")
+        refuse_needless(self.definition, "def_partials")
         count = self.definition.calling.fill or len(self._parameters.operands)
         names = ", ".join(self._parameters.operands[:count])
         if not self._parameters.variadic and len(rules) != count:
@@ -297,9 +205,10 @@ class Declarations:
                 f"{self._label}: def_partials got {len(rules)} rules for {count} arguments"
                 f" ({names}); give one for each, None where there is no derivative"
             )
+        known = operand_count(self.definition)
         for rule in rules:
             if rule is not None:
-                self._checked("def_partials", rule, self._count, plan=not traced)
+                checked(self.definition, "def_partials", rule, known, plan=not traced)
         if not traced:
             rules = tuple(
                 None if rule is None else self._companion(rule, f"partial_{i}", function.shapes)
@@ -329,139 +238,26 @@ class Declarations:
         """
         if rule is None:
             return partial(self.def_jacobian, traced=traced)
-        self._refuse_needless("def_jacobian")
+        refuse_needless(self.definition, "def_jacobian")
         packed = takes_primals(Parameters.of(rule)) and not takes_primals(self._parameters)
-        self._checked("def_jacobian", rule, 1 if packed else self._count, plan=not traced)
+        count = 1 if packed else operand_count(self.definition)
+        checked(self.definition, "def_jacobian", rule, count, plan=not traced)
         if not traced:
-            function = _per_argument(_unpacked(rule) if packed else rule)
+            function = per_argument(unpacked(rule) if packed else rule)
             rule = self._companion(function, "jacobian", _derive.JacobianShapes(self.definition))
         self._set_pushforward(
             Jacobians(rule, f"{self._label}.def_jacobian", packed=packed and traced)
         )
         return rule
 
-    def _function_role(self, what: str) -> Function:
-        role = self.definition.role
-        if not isinstance(role, Function):
-            raise TypeError(
-                f"{self._label}: {what} is for functions; declare the derivatives of a derivative"
-                " with def_jvp and def_vjp"
-            )
-        return role
-
     def _companion(self, rule: Callable, step: str, shapes: Any) -> Any:
         """A binding beside this one: same operands, nonlinear, its own results."""
-        nondiff = self._function_role(step).nondiff
+        nondiff = function_role(self.definition, step).nondiff
         role = Function(shapes, False, frozenset(), nondiff, self.definition.compute_dtype)
         return self._handle(self._define(step, step, role, rule))
 
     def _set_pushforward(self, traced: Any) -> None:
         self._define("jvp", "jvp", Pushforward(self.definition), None, traced)
-
-    def def_plan(self, make: Any) -> Any:
-        """Declare an object that each compiled call site makes once: ``make(*args, **static)``.
-
-        An FFT plan, a factorisation: what depends on shapes, dtypes and static parameters alone.
-
-        Args:
-          make: gets `jax.ShapeDtypeStruct` of the core shapes and of the dtypes that the function
-            sees, in the structure of the positional arguments, and the static parameters that it
-            names. It is called at the first execution of each call site of each program, and what
-            it returns is given to the function as the keyword ``plan``. The plan is released with
-            the program.
-
-        Returns:
-          ``make``.
-
-        Raises:
-          TypeError: if ``make`` is not callable, or has a keyword-only parameter that is no
-            static parameter; if the function has no keyword-only parameter ``plan``, or is not
-            called from Python.
-        """
-        definition = self.definition
-        if definition.compiled is not None or definition.function is None:
-            raise TypeError(f"{self._label}.def_plan: only functions in Python can have a plan")
-        if "plan" not in definition.parameters.static and not definition.parameters.any_static:
-            raise TypeError(
-                f"{self._label}.def_plan: the function has no keyword-only parameter plan, by which"
-                " it would get it"
-            )
-        self._checked("def_plan", make, self._count)
-        definition.make_plan = make
-        static = {n: v for n, v in definition.calling.static.items() if n != "plan"}
-        definition.calling = replace(definition.calling, static=static)
-        self._forget()
-        return make
-
-    def def_impl(self, platform: str, /) -> Callable[[Callable], Callable]:
-        """Declare what takes the function's place on another platform.
-
-        ``@f.def_impl("cuda")`` decorates a JAX function ``implementation(*args, **static)`` of core
-        operands that gives what the function gives; loop dimensions are mapped over it. It runs
-        where a program is compiled for that platform; the function itself runs on the CPU.
-        Derivatives have implementations of their own: ``f.vjp.def_impl("cuda")``.
-
-        Args:
-          platform: ``"cuda"``, ``"rocm"``, ``"gpu"`` (both), ``"tpu"``, or another of JAX's.
-
-        Returns:
-          A decorator, which returns the implementation.
-
-        Raises:
-          TypeError: if ``platform`` is no name, or what is decorated is not callable, or has a
-            keyword-only parameter that is no static parameter.
-          ValueError: for ``"cpu"``.
-        """
-        if not isinstance(platform, str):
-            raise TypeError(f"{self._label}.def_impl({platform!r}): name a platform: 'cuda', say")
-        if platform == "cpu":
-            raise ValueError(
-                f"{self._label}.def_impl('cpu'): on the CPU the bound function itself is called"
-            )
-
-        def declare(implementation: Callable) -> Callable:
-            self._checked(f"def_impl({platform!r})", implementation, self._count)
-            for name in {"gpu": ("cuda", "rocm")}.get(platform, (platform,)):
-                self.definition.implementations[name] = implementation
-            self._forget()
-            return implementation
-
-        return declare
-
-    def def_vmap(self, rule: Callable) -> Callable:
-        """Replace the loop: ``rule(axis_size, in_batched, *args, **static)``.
-
-        The interface of ``jax.custom_batching.custom_vmap``.
-
-        Args:
-          rule: a JAX function of the size of the mapped axis; of a tuple of bools in the structure
-            of ``args``; and of the arguments, whose mapped axes are in front (shape
-            ``(axis_size, *core)``) where its flag is set. Returns the result, in the structure
-            and the dtypes of the function's, and, in its structure (or one bool for all),
-            whether it is batched.
-
-        Returns:
-          ``rule``.
-
-        Raises:
-          TypeError: if ``rule`` is not callable, or has a keyword-only parameter that is no static
-            parameter of the function. When it is mapped: if it returns something else.
-        """
-        count = self._count
-        parameters = self._checked("def_vmap", rule, None if count is None else 2 + count)
-
-        def apply(call: Call, size: int, batched: tuple, args: tuple) -> tuple[Any, Any]:
-            known = parameters.behind(2 + len(args)).accepted(call.static.values)
-            answer = rule(size, list(batched), *args, **known)
-            if not (isinstance(answer, tuple) and len(answer) == 2):
-                raise TypeError(
-                    f"{self._label}: the rule of def_vmap must return (result, out_batched)"
-                )
-            return answer
-
-        self.definition.vmap_rule = apply
-        self._forget()
-        return rule
 
     @property
     def jvp(self) -> Any:
@@ -515,7 +311,7 @@ class Declarations:
         if linear is None and rules:
             return rules
         if linear is None:
-            self._group(None)  # says so where it is not linear at all
+            transposed_group(self.definition, None)  # says so where it is not linear at all
             linear = self.definition.transpose_rule(LINEAR, "its linear arguments")
         return self._rule(linear)
 
@@ -524,44 +320,3 @@ class Declarations:
         if isinstance(rule.traced, Traced) and rule.role.whole is None:
             return rule.traced.function
         return self._handle(rule)
-
-
-def _unpacked(rule: Callable) -> Callable:
-    @wraps(rule)
-    def unpacked(*primals: Any, **static: Any) -> Any:
-        return rule(primals, **static)
-
-    signature = inspect.signature(rule)
-    first, *others = signature.parameters.values()
-    made: Any = unpacked
-    made.__signature__ = signature.replace(
-        parameters=[
-            first.replace(kind=first.VAR_POSITIONAL),
-            *(p.replace(kind=max(p.kind, p.KEYWORD_ONLY)) for p in others),
-        ]
-    )
-    return unpacked
-
-
-def _per_argument(rule: Callable) -> Callable:
-    """A rule for Jacobians, which may return a tuple of one for a single argument."""
-
-    def structure(value: Any) -> Any:
-        return jax.tree.structure(value, is_leaf=lambda leaf: leaf is None)
-
-    def is_one(value: Any) -> bool:
-        return isinstance(value, tuple) and len(value) == 1
-
-    @wraps(rule)
-    def bare(*primals: Any, **static: Any) -> Any:
-        result = rule(*primals, **static)
-        if len(primals) != 1 or is_one(result):  # of one result it may be anyway
-            return result
-        argument = structure(primals[0])
-        return jax.tree.map(
-            lambda v: v[0] if is_one(v) and structure(v[0]) == argument else v,
-            result,
-            is_leaf=is_one,
-        )
-
-    return bare

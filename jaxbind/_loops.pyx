@@ -339,7 +339,8 @@ cdef class LoopSite(Site):
                 error = outcome(&self.kernel, frame, &self.head, &failure)
             if error != NULL:
                 return error
-            watch.check(partial(self.once_more, Frame.of(frame)))
+            if watch is not None:
+                watch.check(partial(self.once_more, Frame.of(frame)))
         except BaseException as exception:
             return self.told(frame, exception)
         return NULL

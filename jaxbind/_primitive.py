@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.interpreters import ad
 
-from jaxbind import _dtypes, _errors, _identity, _jax, _missing, _partition
+from jaxbind import _dtypes, _errors, _jax, _missing, _open, _partition, _site
 from jaxbind._call import Call, core_struct, fill, loop_shape, over_loops, owners, unbroadcast
 from jaxbind._parameters import Parameters
 from jaxbind._result import conform, flatten
@@ -209,10 +209,10 @@ def _lower(ctx: Any, *operands: Any, call: Call) -> Any:
     if definition.function is None:
         raise _missing.no_jvp(call)
     core = [core_struct(a, call.loop) for a in ctx.avals_in]
-    name, site, owner = _identity.describe(call, core, _jax.is_exporting(ctx))
+    name, site, owner = _site.describe(call, core, _jax.is_exporting(ctx))
     if owner is not None:
         if _jax.is_exporting(ctx):
-            _identity.refuse_to_export(definition.label, owner)
+            _site.refuse_to_export(definition.label, owner)
         _jax.keep_until_compiled(ctx, owner)
     if definition.allow_jax and _jax.is_exporting(ctx):
         raise ValueError(
@@ -319,7 +319,7 @@ def _lower_elsewhere(ctx: Any, *operands: Any, call: Call, platform: str | None 
     return _jax.lower_traced(lambda *xs: over_loops(core, call.loop, xs))(ctx, *operands)
 
 
-TARGET = _identity.register_target()
+TARGET = _open.register_target()
 
 #: the call on one device's part: made while a program is partitioned
 shard_p = _jax.make_lowered_primitive("jaxbind_shard", _shard, _emit_shard)

@@ -6,7 +6,9 @@ transposes and batches it by itself. (A rule over NumPy arrays is a `Binding` in
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any, Protocol
 
 import jax
@@ -165,6 +167,49 @@ class Jacobians:
 def takes_primals(parameters: Parameters) -> bool:
     """Whether a rule for Jacobians gets the tuple of primals, and nothing else by position."""
     return parameters.behind(1).operands == ("primals",)
+
+
+def unpacked(rule: Callable) -> Callable:
+    """A rule for Jacobians that gets the primals one by one, of one that gets the tuple."""
+
+    @wraps(rule)
+    def apart(*primals: Any, **static: Any) -> Any:
+        return rule(primals, **static)
+
+    signature = inspect.signature(rule)
+    first, *others = signature.parameters.values()
+    made: Any = apart
+    made.__signature__ = signature.replace(
+        parameters=[
+            first.replace(kind=first.VAR_POSITIONAL),
+            *(p.replace(kind=max(p.kind, p.KEYWORD_ONLY)) for p in others),
+        ]
+    )
+    return apart
+
+
+def per_argument(rule: Callable) -> Callable:
+    """A rule for Jacobians, which may return a tuple of one for a single argument."""
+
+    def structure(value: Any) -> Any:
+        return jax.tree.structure(value, is_leaf=lambda leaf: leaf is None)
+
+    def is_one(value: Any) -> bool:
+        return isinstance(value, tuple) and len(value) == 1
+
+    @wraps(rule)
+    def bare(*primals: Any, **static: Any) -> Any:
+        result = rule(*primals, **static)
+        if len(primals) != 1 or is_one(result):  # of one result it may be anyway
+            return result
+        argument = structure(primals[0])
+        return jax.tree.map(
+            lambda v: v[0] if is_one(v) and structure(v[0]) == argument else v,
+            result,
+            is_leaf=is_one,
+        )
+
+    return bare
 
 
 def _cast(what: str, value: Any, struct: jax.ShapeDtypeStruct) -> jax.Array:

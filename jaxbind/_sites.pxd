@@ -14,7 +14,7 @@ cdef struct SiteHead:
     bint tokens  # whether a token follows the operands, and the results
 
 
-# Whether calls are watched (`set_debug`), and the object that watches one.
+# Whether calls are watched (`set_debug`), and the object that watches one, or None.
 cdef bint is_watching() noexcept nogil
 cdef object watch_call(list names, list operands, list results, bint shared)
 

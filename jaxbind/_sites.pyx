@@ -72,7 +72,10 @@ cdef bint is_watching() noexcept nogil:
 
 
 cdef object watch_call(list names, list operands, list results, bint shared):
-    return watching(names, operands, results, shared, watch_finite)
+    kind = watching
+    if kind is None:  # the block has ended since
+        return None
+    return kind(names, operands, results, shared, watch_finite)
 
 
 cdef class Frame:

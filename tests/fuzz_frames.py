@@ -18,7 +18,7 @@ import numpy as np
 import scipy.special
 
 import jaxbind
-from jaxbind import _dtypes, _identity, _sites
+from jaxbind import _dtypes, _open, _sites
 
 jax.config.update("jax_enable_x64", True)
 
@@ -208,7 +208,7 @@ def pointer_of(capsule):
     return get(capsule, None)
 
 
-CAPSULES = _sites.capsules(_identity.open_site)
+CAPSULES = _sites.capsules(_open.open_site)
 EXECUTE = c.CFUNCTYPE(c.c_void_p, c.POINTER(Frame))(pointer_of(CAPSULES["target"]["execute"]))
 INSTANTIATE = c.CFUNCTYPE(c.c_void_p, c.POINTER(Frame))(
     pointer_of(CAPSULES["target"]["instantiate"])
