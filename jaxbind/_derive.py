@@ -207,7 +207,8 @@ def _kept(call: Call, outputs: Outputs, leaves: Sequence[Any]) -> list[Any]:
 
 
 def _complex(real: Any, imaginary: Any) -> jax.Array:
-    dtype = jnp.promote_types(real.dtype, np.float32)  # there are no complex numbers of less
+    # there are no complex numbers of less than single precision
+    dtype = real.dtype if real.dtype == np.float64 else np.dtype(np.float32)
     return jax.lax.complex(real.astype(dtype), imaginary.astype(dtype))
 
 

@@ -571,6 +571,9 @@ def forget_traces() -> None:
     jax.clear_caches()
 
 
-def literal_as_array(x: Any) -> Any:
-    """An operand of a primitive; JAX hands literals of programs on as a kind of Python number."""
-    return x if hasattr(x, "shape") else jnp.asarray(x, jax.typeof(x).dtype)
+def as_jax_array(x: Any) -> Any:
+    """An operand of a primitive as an array of JAX's.
+
+    JAX hands literals of programs on as a kind of Python number, and a user's tangents as they are.
+    """
+    return x if isinstance(x, jax.Array) else jnp.asarray(x, jax.typeof(x).dtype)

@@ -38,7 +38,7 @@ class TracedRule(Protocol):
 def inline(call: Call, operands: Sequence[Any]) -> list[Any]:
     """Apply the traced rule of ``call.definition`` over all loop dimensions."""
     definition = call.definition
-    operands = [_jax.literal_as_array(x) for x in operands]
+    operands = [_jax.as_jax_array(x) for x in operands]
     outputs = definition.outputs(call, [core_struct(x, call.loop) for x in operands])
 
     def core(*leaves: Any) -> list[Any]:

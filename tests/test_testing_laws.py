@@ -835,7 +835,8 @@ def test_attributes():
     assert re.fullmatch(
         r"got  <w, J v> = \S+j   and   <Jᵀ w, v> = \S+j, differentiating \w+", violation.found
     )
-    assert violation.diagnosis is None and violation.reproduce is None  # of a search only
+    assert violation.diagnosis.kind == "conjugate"
+    assert violation.reproduce is None  # of a search only
     assert violation.__cause__ is None and violation.__suppress_context__
 
 

@@ -238,7 +238,7 @@ def test_threads_must_be_a_number():
 
 def test_loops_are_called_without_python(x64):
     def compiled(f, *operands):
-        return "'float64', 'float64'), '()" in jax.jit(f).lower(*operands).as_text()
+        return "'ufunc': " in jax.jit(f).lower(*operands).as_text()  # its loop is known
 
     x = np.ones(3)
     assert compiled(jaxbind.bind(scipy.special.jv), x, x)
