@@ -249,6 +249,13 @@ def _buffers(d: Declared, names: Sequence[str]) -> tuple[list[str], list[str]]:
     if not outputs and len(buffers) == count + len(d.signature.outputs) - len(d.inout):
         outputs = buffers[count:]
     inputs = [n for n in buffers if n not in outputs]
+    for name in d.inout:
+        if name not in inputs:
+            raise ValueError(
+                f"{d.label}: inout= names {name}, which is no input; it names inputs that are"
+                f" overwritten with results ({', '.join(inputs) or 'there are none'}), and outputs"
+                " are known by their place or by the names out, out0, out1"
+            )
     return inputs, [*d.inout, *outputs]
 
 

@@ -576,3 +576,9 @@ def test_a_kernel_cannot_tell_the_size_of_its_result():
         ValueError, match=r"Kernel f: core dimension p .* Bind a Python function wi"
     ):
         Kernel(1, "(n),(m)->(p)", args="x, k, out, int n, int m, int p", name="f")
+
+
+@pytest.mark.parametrize("name", ["out", "data", "n"])
+def test_inout_names_inputs(name):
+    with pytest.raises(ValueError, match=rf"inout= names {name}, which is no input.*\(x\)"):
+        jaxbind.Kernel(1 << 20, "(n)->(n)", args="x, out, n, data", inout=name)

@@ -381,3 +381,30 @@ def test_densities_where_scipy_has_renamed_them(monkeypatch, name):
     monkeypatch.undo()
     arguments = np.linspace(0.2, 3.0, 5), *np.full(len(rules) - 1, 4.5)
     np.testing.assert_allclose(other(*arguments), compiled(*arguments), rtol=1e-12)
+
+
+@pytest.mark.parametrize("theta", [-1.0, -0.3, 1.0, 4.0])
+@pytest.mark.parametrize(("n", "m"), [(2, 1), (2, 2), (3, 0), (3, -1), (3, -2)])
+def test_spherical_harmonics_beyond_the_sphere(n, m, theta, x64):
+    """SciPy goes on with |sin θ|; slopes are those of its values."""
+    h = 1e-5
+    higher, lower = (scipy.special.sph_harm_y(n, m, theta + s * h, 0.3) for s in (1, -1))
+    slope = jax.jvp(lambda t: special.sph_harm_y(n, m, t, 0.3), (theta,), (1.0,))[1]
+    np.testing.assert_allclose(slope, (higher - lower) / (2 * h), rtol=1e-8, atol=1e-8)
+
+
+def test_struve_far_out(x64):
+    """By its differential equation (DLMF 11.2.7), in which nothing cancels for small orders."""
+    v, x = 1.2, 5e3
+    value, slope = special.struve(v, x), jax.grad(special.struve, 1)(v, x)
+    curve = jax.grad(jax.grad(special.struve, 1), 1)(v, x)
+    power = 4 * (x / 2) ** (v + 1) / (np.sqrt(np.pi) * scipy.special.gamma(v + 0.5))
+    wanted = (power - x * slope - (x**2 - v**2) * value) / x**2
+    np.testing.assert_allclose(curve, wanted, rtol=1e-6)
+
+
+def test_scaled_airy_functions_below_zero(x64):
+    """Bi is not scaled there: Bi'' = z Bi (DLMF 9.2.1)."""
+    for z in (-1.0, -4.5):
+        curve = jax.grad(jax.grad(lambda z: special.airye(z)[2]))(z)
+        np.testing.assert_allclose(curve, z * scipy.special.airy(z)[2], rtol=1e-12)

@@ -274,7 +274,7 @@ def _airye(z):
     real_only("airye", z)
     ai, aip, bi, bip = airye(z)
     root = jnp.sqrt(jnp.where(z < 0, jnp.nan, z))
-    down = jnp.sqrt(jnp.maximum(z, 0))
+    down = jnp.where(z > 0, jnp.sqrt(jnp.where(z > 0, z, 1)), 0)
     return aip + root * ai, z * ai + root * aip, bip - down * bi, z * bi - down * bip
 
 
@@ -332,18 +332,26 @@ def _power(v, x):
     return (x / 2) ** v * rgamma(v + 1.5) / np.sqrt(np.pi)
 
 
+def _struve(f, v, x, at_zero):
+    """Without the power that both recurrences across three orders add, and large x cancels."""
+    away = f(v - 1, x) - v / jnp.where(x == 0, 1, x) * f(v, x)
+    return jnp.where(x == 0, at_zero, away)
+
+
 struve = special(
     "struve",
     None,
-    lambda v, x: (struve(v - 1, x) - struve(v + 1, x) + _power(v, x)) / 2,
-    source="DLMF 11.4.23",
+    lambda v, x: _struve(struve, v, x, (struve(v - 1, x) - struve(v + 1, x) + _power(v, x)) / 2),
+    source="DLMF 11.4.27, 11.4.23 at 0",
     domain=((0, 6.7), POSITIVE),
 )
 modstruve = special(
     "modstruve",
     None,
-    lambda v, x: (modstruve(v - 1, x) + modstruve(v + 1, x) + _power(v, x)) / 2,
-    source="DLMF 11.4.25",
+    lambda v, x: _struve(
+        modstruve, v, x, (modstruve(v - 1, x) + modstruve(v + 1, x) + _power(v, x)) / 2
+    ),
+    source="DLMF 11.4.29, 11.4.25 at 0",
     domain=((0, 6.7), POSITIVE),
 )
 

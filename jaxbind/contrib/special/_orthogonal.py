@@ -195,13 +195,17 @@ _sph_harm_y.__name__ = "sph_harm_y"
 
 
 def _in_theta(n, m, theta, phi):
-    """The ladder operators of angular momentum, added; without poles at the poles."""
+    """The ladder operators of angular momentum, added; without poles at the poles.
+
+    SciPy's functions have |sin θ| where the sphere has sin θ, which is negative beyond it.
+    """
     up = jnp.sqrt(jnp.maximum((n - m) * (n + m + 1), 0))
     down = jnp.sqrt(jnp.maximum((n + m) * (n - m + 1), 0))
     higher, lower = jnp.clip(m + 1, -n, n), jnp.clip(m - 1, -n, n)
     turn = jnp.exp(1j * phi)
     raised = up * sph_harm_y(n, higher, theta, phi) / turn
-    return (raised - down * sph_harm_y(n, lower, theta, phi) * turn) / 2
+    side = jnp.where(jnp.sin(theta) < 0, -1, 1)
+    return side * (raised - down * sph_harm_y(n, lower, theta, phi) * turn) / 2
 
 
 sph_harm_y = special(
