@@ -26,6 +26,7 @@ from jaxbind._frame cimport (
 )
 from jaxbind._huge cimport JB_ADVISE_HUGE
 from jaxbind._sites cimport Frame, Site, SiteHead, is_watching, tell, watch_call
+from jaxbind._threads cimport WORTH_A_THREAD, jb_in_chunks, jb_now, jb_runtime_threads
 from jaxbind._views cimport whole_buffer
 from jaxbind._abi cimport (
     JB_Api,
@@ -43,7 +44,6 @@ from jaxbind._abi cimport (
     JB_DataType,
     JB_Error,
     JB_Error_Code_INTERNAL,
-    JB_ExecutionContext,
     JB_RetType,
     JB_RetType_BUFFER,
     JB_Scalar,
@@ -95,14 +95,6 @@ cdef extern from "_loops.h" nogil:
         const jb_kernel*, const jb_plan*, char**, int64_t, int64_t, jb_failure*)
     int64_t jb_chunk_size(const jb_kernel*, const jb_plan*)
     void jb_forget(const JB_Api*, JB_Error*)
-
-cdef extern from "_threads.h" nogil:
-    int64_t jb_now()
-    int64_t WORTH_A_THREAD "JB_WORTH_A_THREAD"
-    int64_t jb_runtime_threads(const JB_Api*, JB_ExecutionContext*)
-    void jb_in_chunks(
-        const JB_Api*, JB_ExecutionContext*, int64_t, int64_t, void (*)(void*, int64_t) noexcept,
-        void*)
 
 cdef extern from *:
     """

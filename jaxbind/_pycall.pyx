@@ -33,6 +33,7 @@ from jaxbind._frame cimport (
 )
 from jaxbind._huge cimport JB_ADVISE_HUGE
 from jaxbind._sites cimport Frame, Site, SiteHead, is_watching, tell, watch_call
+from jaxbind._threads cimport WORTH_A_THREAD, jb_in_chunks, jb_now, jb_runtime_threads
 from jaxbind._views cimport (
     JB_CHANGED,
     JB_SET_DATA,
@@ -41,7 +42,7 @@ from jaxbind._views cimport (
     new_view,
     whole_buffer,
 )
-from jaxbind._abi cimport JB_Api, JB_Buffer, JB_CallFrame, JB_Error, JB_ExecutionContext
+from jaxbind._abi cimport JB_Buffer, JB_CallFrame, JB_Error
 
 cnp.import_array()
 
@@ -94,15 +95,6 @@ def set_poison(int byte):
     global poison
     before, poison = poison, byte
     return before
-
-
-cdef extern from "_threads.h" nogil:
-    int64_t jb_now()
-    int64_t jb_runtime_threads(const JB_Api*, JB_ExecutionContext*)
-    void jb_in_chunks(
-        const JB_Api*, JB_ExecutionContext*, int64_t, int64_t, void (*)(void*, int64_t) noexcept,
-        void*)
-    int64_t WORTH_A_THREAD "JB_WORTH_A_THREAD"
 
 
 # Iterations on several threads. ``error`` is the first exception, owned.
