@@ -1018,3 +1018,14 @@ def test_no_noise_in_the_traceback(traceback_text):
     for noise in ("Failing test case", "Falsifying example", "Explanation", "You can reproduce"):
         assert noise not in traceback_text
     assert traceback_text.splitlines()[-1].startswith("  reproduce: testing.check(fft, ")
+
+
+def test_dtypes_that_were_asked_for_are_judged():
+    """NumPy's complex log1p loses digits near 0, which does not matter where dtypes= is real."""
+    log1p = jaxbind.bind(lambda x: np.log1p(x), "()->()", name="log1p")
+    elements = st.floats(1e-7, 1e-5)
+    for dtypes in (np.float64, [np.float32, np.float64]):
+        testing.check(log1p, elements=elements, dtypes=dtypes, laws=["dtypes"], max_examples=20)
+    single = jaxbind.bind(lambda x: np.float32(x).astype(x.dtype) * 3, "()->()", name="single")
+    with pytest.raises(testing.LawViolation):
+        testing.check(single, dtypes=np.float64, laws=["dtypes"], max_examples=20)

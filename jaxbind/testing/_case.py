@@ -47,6 +47,7 @@ class Case:
       elsewhere: arguments of other shapes, or ``None``.
       free: whether the function takes any numbers, as far as is known.
       narrow: whether it is meant for 32-bit JAX, too.
+      kinds: of floating-point numbers that it is meant for, as in ``np.dtype.kind``.
       rng: draws directions.
       rtol, atol: tolerances that replace those that follow from dtype and error estimate.
     """
@@ -62,6 +63,7 @@ class Case:
         elsewhere: tuple | None = None,
         free: bool = False,
         narrow: bool = True,
+        kinds: str = "fc",
         seed: int = 0,
         rtol: float | None = None,
         atol: float | None = None,
@@ -76,6 +78,7 @@ class Case:
         self.inherited = 0.0  # and its precision
         self.free = free
         self.narrow = narrow
+        self.kinds = kinds
         self.rng = np.random.default_rng(seed)
         self.seed = seed
         self.rtol = rtol

@@ -152,6 +152,13 @@ class Check:
             d.kind in "fc" and d not in wide for f in self.drawing().families for d in f
         )
 
+    @property
+    def kinds(self) -> str:
+        """Of floating-point numbers: real and complex ones, unless ``dtypes=`` says otherwise."""
+        if self.options.dtypes is None or self.options.inputs is not None:
+            return "fc"
+        return "".join({d.kind for family in self.drawing().families for d in family} & set("fc"))
+
     # Drawing -------------------------------------------------------------------------------------
 
     def drawing(self) -> Drawing:
@@ -315,6 +322,7 @@ def _cases(draw: Callable, run: Check, static: Static, groups: SearchStrategy[li
         elsewhere=run.elsewhere(rows[0]),
         free=run.options.inputs is None and run.options.elements is None,
         narrow=run.narrow,
+        kinds=run.kinds,
         seed=draw(_SEEDS),
         rtol=run.options.rtol,
         atol=run.options.atol,

@@ -138,7 +138,7 @@ def dtypes(case: Case) -> None:
                     f"got  for {name} an error that does not name the binding: {error}"
                 ) from None
             continue
-        if dtype.kind in "fc" and dtype.itemsize < 16:
+        if dtype.kind in case.kinds and dtype.itemsize < 16:
             _compare_precisions(case, leaves, floating, got, name)
 
 
