@@ -15,7 +15,6 @@ import numpy as np
 # XLA's status codes (absl::StatusCode)
 CANCELLED = 1
 INVALID_ARGUMENT = 3
-NOT_FOUND = 5
 INTERNAL = 13
 
 #: says what happens behind the scenes; silent unless a program configures logging

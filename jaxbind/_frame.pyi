@@ -1,0 +1,1 @@
+"""Nothing for Python: what the other compiled modules share."""
