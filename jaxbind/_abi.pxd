@@ -155,6 +155,13 @@ cdef extern from "xla_ffi.h" nogil:
         const char* message
         JB_Error_Code errc
 
+    ctypedef struct JB_Error_GetMessage_Args:
+        size_t struct_size
+        JB_Extension_Base* extension_start
+        JB_Error* error
+        const char* message
+        JB_Error_Code errc
+
     ctypedef struct JB_Error_Destroy_Args:
         size_t struct_size
         JB_Extension_Base* extension_start
@@ -196,6 +203,7 @@ cdef extern from "xla_ffi.h" nogil:
         JB_Extension_Base* extension_start
         JB_Api_Version api_version
         JB_Error* (*Error_Create)(JB_Error_Create_Args*) noexcept nogil
+        void (*Error_GetMessage)(JB_Error_GetMessage_Args*) noexcept nogil
         void (*Error_Destroy)(JB_Error_Destroy_Args*) noexcept nogil
         JB_Error* (*State_Set)(JB_State_Set_Args*) noexcept nogil
         JB_Error* (*State_Get)(JB_State_Get_Args*) noexcept nogil

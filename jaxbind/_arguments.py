@@ -354,7 +354,8 @@ def _slot(
     said = None if kind is None else kind.dtype
     if name in d.statics:
         dtype = np.dtype(float) if said is None else said
-        return Slot(VALUE_POINTER if pointer else VALUE, 0, dtype, name)
+        letter = kind is not None and kind.char
+        return Slot(VALUE_POINTER if pointer else VALUE, 0, dtype, name, letter)
     if name in d.dims:
         integer = np.dtype(np.int32 if d.fortran else np.int64)
         dtype = integer if said is None else said

@@ -43,7 +43,9 @@ class Kernel:
         everything by reference, arrays column-major, sizes of type integer (32 bits).
         ``"gufunc"``: ``void loop(char **args, npy_intp const *dimensions, npy_intp const *steps,
         void *data)``.
-      static: names in ``args`` that are static parameters, keyword-only for callers.
+      static: names in ``args`` that are static parameters, keyword-only for callers. One behind a
+        pointer may be a tuple of numbers; one of type ``char`` a letter, and behind a pointer a
+        text, which ends with a null.
       inout: names in ``args`` of inputs that the function overwrites with results, the first ones.
         It gets the result's memory, which holds a copy of the input (none is made where JAX no
         longer needs the operand).

@@ -18,12 +18,13 @@ NOTHING, RETURNS_STATUS, RESULT = range(3)
 
 
 class Slot(NamedTuple):
-    """One argument of a C function: what is passed, and as which type."""
+    """One argument of a C function: what is passed, and as which type (``char``: as a letter)."""
 
     kind: int
     index: int
     dtype: np.dtype
     name: str = ""
+    char: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,21 +171,35 @@ def dim_numbers(signature: Signature) -> dict[str, int]:
 
 
 def _value(label: str, slot: Slot, static: Mapping[str, Any]) -> bytes:
+    """The bytes of a static parameter: a number, or behind a pointer several, or a text."""
     if slot.kind not in (VALUE, VALUE_POINTER):
         return b""
     if not slot.name:
         return b"\0" * 16
-    value = static[slot.name]
+    value, pointer = static[slot.name], slot.kind == VALUE_POINTER
     try:
+        if slot.char and isinstance(value, (str, bytes)):
+            return _text(value, pointer)
         array = held(value, slot.dtype)
-        if array.shape:
-            raise TypeError
-    except (TypeError, ValueError, OverflowError):
+        if array.ndim > pointer:
+            raise TypeError("one number is wanted")
+        return array.tobytes()
+    except (TypeError, ValueError, OverflowError) as error:
+        kind = "char" if slot.char else slot.dtype.name
         raise TypeError(
             f"{label}: static parameter {slot.name}={value!r} does not fit the kernel's"
-            f" {slot.dtype.name}"
+            f" {kind}{' *' * pointer}: {error}"
         ) from None
-    return array.tobytes()
+
+
+def _text(value: str | bytes, pointer: bool) -> bytes:
+    """A text as C has it: one ``char``, or behind a pointer bytes that end with a null."""
+    text = value.encode() if isinstance(value, str) else value
+    if not pointer and len(text) != 1:
+        raise ValueError(f"one letter is wanted, and this has {len(text)} bytes")
+    if b"\0" in text:
+        raise ValueError("a text ends with its first null in C")
+    return text + b"\0" * pointer
 
 
 def held(value: Any, dtype: np.dtype) -> np.ndarray:
@@ -197,9 +212,11 @@ def held(value: Any, dtype: np.dtype) -> np.ndarray:
       TypeError, ValueError, OverflowError: for what the type cannot hold.
     """
     array = np.asarray(value)
+    if array.dtype.kind not in "biufc":
+        raise TypeError(f"a {type(value).__name__} is no number that C has")
     if array.dtype.kind not in "iu" or dtype.kind not in "iub":
         if not np.can_cast(array.dtype, dtype, "same_kind"):
-            raise TypeError(f"{array.dtype} is no {dtype}")
+            raise TypeError(f"{array.dtype} cannot be cast to {dtype} safely")
         return array.astype(dtype)
     made = array.astype(dtype)
     if made.tolist() != array.tolist():  # as Python's integers, which are exact

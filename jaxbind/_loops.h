@@ -28,7 +28,7 @@ enum {
   JB_SLOT_DIM,          /* core dimension `index`, by value */
   JB_SLOT_DIM_POINTER,  /* the same by reference, in `code` */
   JB_SLOT_VALUE,        /* a static parameter by value */
-  JB_SLOT_VALUE_POINTER,/* the same by reference */
+  JB_SLOT_VALUE_POINTER,/* the same by reference: a copy for each call, where it is short */
   JB_SLOT_STATUS,       /* pointer to an integer that is not 0 after a failure */
   JB_SLOT_DATA          /* the user's pointer */
 };
@@ -39,6 +39,7 @@ enum { JB_RETURNS_NOTHING, JB_RETURNS_STATUS, JB_RETURNS_RESULT };
 typedef struct {
   int kind, index, code; /* code: of JB_DataType */
   char value[16];
+  const char *longer;    /* a value that `value` cannot hold, which the call site keeps; or NULL */
 } jb_slot;
 
 typedef void (*jb_inner_loop)(char **, const intptr_t *, const intptr_t *, void *);
@@ -399,7 +400,7 @@ static void jb_call_slots(
         case JB_SLOT_VALUE: jb_pass(slot->value, slot->code, i, &integers, d, &reals); break;
         case JB_SLOT_VALUE_POINTER:
           memcpy(refs[s], slot->value, 16);
-          i[integers++] = (int64_t)(intptr_t)refs[s];
+          i[integers++] = (int64_t)(intptr_t)(slot->longer ? slot->longer : (char *)refs[s]);
           break;
         case JB_SLOT_STATUS:
           status_bytes = jb_itemsize(slot->code);

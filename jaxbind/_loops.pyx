@@ -44,6 +44,7 @@ from jaxbind._abi cimport (
     JB_DataType,
     JB_Error,
     JB_Error_Code_INTERNAL,
+    JB_Error_GetMessage_Args,
     JB_RetType,
     JB_RetType_BUFFER,
     JB_Scalar,
@@ -59,6 +60,7 @@ cdef extern from "_loops.h" nogil:
     ctypedef struct jb_slot:
         int kind, index, code
         char value[16]
+        const char* longer
     ctypedef struct jb_plan:
         int64_t total
         int64_t bytes[1]
@@ -212,7 +214,7 @@ cdef class LoopSite(Site):
     cdef object owner
     cdef Attributes attributes
     cdef str label
-    cdef list names
+    cdef list names, slots  # the latter hold the long values
 
     def __cinit__(self, *args, **kwargs):
         self.kernel.plan = NULL
@@ -265,7 +267,11 @@ cdef class LoopSite(Site):
             k.slot[i].kind = kind
             k.slot[i].index = index
             k.slot[i].code = code
-            memcpy(k.slot[i].value, <char*>value, min(len(value), 16))
+            if len(value) > 16:
+                k.slot[i].longer = <char*>value
+            else:
+                memcpy(k.slot[i].value, <char*>value, len(value))
+        self.slots = slots
         self.head.body = <void*>k
         self.head.execute = execute_loops
 
@@ -406,6 +412,27 @@ cdef class LoopSite(Site):
                 frame, JB_Error_Code_INTERNAL,
                 b"jaxbind: a call failed, and so did describing why")
 
+    cdef JB_Error* refused(self, JB_CallFrame* frame, jb_failure* failure) noexcept:
+        """The error of a handler, told as that of its binding."""
+        cdef JB_Error_GetMessage_Args given
+        cdef JB_Error* told
+        given.struct_size = sizeof(JB_Error_GetMessage_Args)
+        given.extension_start = NULL
+        given.error = failure.error
+        given.message = NULL
+        given.errc = JB_Error_Code_INTERNAL  # older runtimes do not tell
+        frame.api.Error_GetMessage(&given)
+        try:
+            said = b"no message" if given.message == NULL else given.message
+            text = _errors.kernel_message(
+                self.label, self.names, self.operands_of(frame), failure.iteration,
+                f"reported failure: {said.decode('utf-8', 'replace')}", self.kernel.loop > 0)[1]
+            told = make_error(frame, given.errc, text.encode("utf-8", "replace"))
+        except BaseException:
+            return failure.error
+        jb_forget(frame.api, failure.error)
+        return told
+
     cdef JB_Error* raised(self, JB_CallFrame* frame, jb_failure* failure) noexcept:
         """The error of a Python exception that the loop has left behind; NULL if there is none."""
         try:
@@ -441,6 +468,12 @@ cdef JB_Error* report_failure(
     JB_CallFrame* frame, SiteHead* head, jb_failure* failure
 ) noexcept with gil:
     return (<LoopSite>head.owner).report(frame, failure)
+
+
+cdef JB_Error* report_refused(
+    JB_CallFrame* frame, SiteHead* head, jb_failure* failure
+) noexcept with gil:
+    return (<LoopSite>head.owner).refused(frame, failure)
 
 
 cdef JB_Error* report_raised(
@@ -491,8 +524,8 @@ cdef JB_Error* outcome(
 ) noexcept nogil:
     """The error of a call that has ended, or NULL."""
     cdef JB_Error* error = NULL
-    if kernel.handler and failure.error != NULL:
-        return failure.error
+    if failure.error != NULL:
+        return report_refused(frame, head, failure)
     if kernel.may_raise and (
         failure.exception != NULL or PyGILState_GetThisThreadState() != NULL
     ):

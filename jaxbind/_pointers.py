@@ -18,11 +18,13 @@ class CType:
       dtype: of a number, or of what a pointer points to; ``None`` for ``void``.
       pointer: whether it is a pointer.
       skipped: whether it is Cython's flag ``__pyx_skip_dispatch``, which is 0.
+      char: whether the number stands for a letter, and a pointer to it for a text.
     """
 
     dtype: np.dtype | None
     pointer: bool = False
     skipped: bool = False
+    char: bool = False
 
     def __str__(self) -> str:
         return ("void" if self.dtype is None else self.dtype.name) + " *" * self.pointer
@@ -101,6 +103,7 @@ _NAMES: dict[str, Any] = {
     "logical": np.int32,
     "real": np.float32,
     "double precision": np.float64,
+    "character": np.byte,
 }
 
 
@@ -118,7 +121,9 @@ def c_type(text: str) -> CType | None:
     lapack = re.fullmatch(r"__pyx_t_\w+cython_(?:lapack|blas)_([sdcz])", name)
     if lapack:  # SciPy's names in the capsules of these modules
         dtype = {"s": np.float32, "d": np.float64, "c": np.complex64, "z": np.complex128}[lapack[1]]
-    return None if dtype is None else CType(np.dtype(dtype), bool(stars))
+    if dtype is None:
+        return None
+    return CType(np.dtype(dtype), bool(stars), char=name.endswith(("char", "character")))
 
 
 def _without_int(match: re.Match) -> str:
@@ -170,6 +175,8 @@ def pointer_of(function: Any, what: str = "Kernel", *, inner_loop: bool = False)
         )
     if found.address == 0:
         raise ValueError(f"{what}({_shown(function)}): the pointer is null")
+    if not 0 < found.address < 2 ** (8 * ctypes.sizeof(ctypes.c_void_p)):
+        raise ValueError(f"{what}({_shown(function)}): it is out of the range of addresses")
     return found
 
 
@@ -182,6 +189,8 @@ def _pointer_of(function: Any, inner_loop: bool) -> Pointer | None:
     given: Any = function  # what follows is asked of any object
     if isinstance(function, (int, np.integer)) and not isinstance(function, bool):
         return Pointer(int(function), None)
+    if isinstance(function, ctypes.c_void_p):
+        return Pointer(function.value or 0, function)
     if isinstance(function, ctypes._CFuncPtr):  # pyright: ignore[reportAttributeAccessIssue]
         address = ctypes.cast(function, ctypes.c_void_p).value or 0
         loop = inner_loop and len(given.argtypes or ()) == 4 and given.restype is None
@@ -217,9 +226,11 @@ def _of_ctypes(function: Any) -> Prototype | None:
 def _ctypes_type(kind: Any) -> CType | None:
     if kind is ctypes.c_void_p:
         return CType(None, True)
+    if kind in (ctypes.c_char, ctypes.c_char_p):
+        return CType(np.dtype(np.byte), kind is ctypes.c_char_p, char=True)
     if isinstance(kind, type) and issubclass(kind, ctypes._Pointer):  # pyright: ignore
         inner = _ctypes_type(kind._type_)  # pyright: ignore[reportGeneralTypeIssues]
-        return None if inner is None or inner.pointer else CType(inner.dtype, True)
+        return None if inner is None or inner.pointer else replace(inner, pointer=True)
     if hasattr(kind, "_dtype_") and hasattr(kind, "_ndim_"):  # numpy.ctypeslib.ndpointer
         return CType(kind._dtype_, True)
     code = getattr(kind, "_type_", None)

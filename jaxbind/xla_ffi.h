@@ -198,6 +198,14 @@ typedef struct JB_Error_Create_Args {
   JB_Error_Code errc;
 } JB_Error_Create_Args;
 
+typedef struct JB_Error_GetMessage_Args {
+  size_t struct_size;
+  JB_Extension_Base* extension_start;
+  JB_Error* error;
+  const char* message; /* out; the error's */
+  JB_Error_Code errc;  /* out; left alone before version 0.5 of the interface */
+} JB_Error_GetMessage_Args;
+
 typedef struct JB_State_Set_Args {
   size_t struct_size;
   JB_Extension_Base* extension_start;
@@ -245,7 +253,7 @@ struct JB_Api {
   JB_Api_Version api_version;
   const void* internal_api;
   JB_Error* (*Error_Create)(JB_Error_Create_Args* args);
-  void* Error_GetMessage;
+  void (*Error_GetMessage)(JB_Error_GetMessage_Args* args);
   void (*Error_Destroy)(JB_Error_Destroy_Args* args);
   void* Handler_Register;
   void* Stream_Get;

@@ -19,8 +19,16 @@ RENAMED = {
     "JB_Extension_Type": ["XLA_FFI_InternalExtension_Type", "XLA_FFI_Extension_Type"],
     "JB_ExecutionContext": ["XLA_FFI_InvokeContext", "XLA_FFI_ExecutionContext"],
     "Error_GetMessage": ["XLA_FFI_Error_GetDetails", "XLA_FFI_Error_GetMessage"],
+    "JB_Error_GetMessage_Args": [
+        "XLA_FFI_Error_GetDetails_Args",
+        "XLA_FFI_Error_GetMessage_Args",
+    ],
     "ExecutionContext_Get": ["XLA_FFI_InvokeContext_Get", "XLA_FFI_ExecutionContext_Get"],
 }
+
+
+# Fields at the end of a struct that older releases do not have.
+NEWER = {("JB_Error_GetMessage_Args", "errc")}
 
 
 def declarations(text: str) -> tuple[dict[str, list[str]], list[str]]:
@@ -48,7 +56,10 @@ def assertions(ours: str, header: str) -> list[str]:
     lines = []
     for struct, names in fields.items():
         other = theirs(struct, header)
-        for field in names:
+        body = re.search(rf"struct {other} \{{(.*?)^\}}", header, flags=re.S | re.M)
+        assert body, other
+        older = {n for n in names if (struct, n) in NEWER and not re.search(rf"\b{n};", body[1])}
+        for field in [n for n in names if n not in older]:
             their_field = field
             if struct == "JB_Api" and field not in (
                 "struct_size",
@@ -67,7 +78,7 @@ def assertions(ours: str, header: str) -> list[str]:
                 f"_Static_assert(sizeof((({struct}*)0)->{field}) =="
                 f' sizeof((({other}*)0)->{their_field}), "{struct}.{field}");'
             )
-        if struct != "JB_Api":  # the runtime's may have more functions at its end
+        if struct != "JB_Api" and not older:  # the runtime's may have more functions at its end
             lines.append(f'_Static_assert(sizeof({struct}) == sizeof({other}), "{struct}");')
     for name in enumerators:
         other = theirs(name, header)

@@ -105,7 +105,15 @@ def test_threads_and_out(scale, x64):
 
 
 def test_its_errors_pass(scale, x64):
-    with pytest.raises(Exception, match="x is too small"):
+    told = (
+        r"scale reported failure: x is too small\n  called with x: float64\[1\]\n"
+        r"  in iteration 1 over its loop dimensions"
+    )
+    with pytest.raises(Exception, match=told) as caught:
+        jax.block_until_ready(scale(np.array([[1.0], [-101.0]]), **STATIC))
+    if jax.version.__version_info__ >= (0, 12):  # older ones do not tell the handler's code
+        assert str(caught.value).startswith("INVALID_ARGUMENT: ")
+    with pytest.raises(Exception, match=told), jaxbind.debug():
         jax.block_until_ready(scale(np.array([[1.0], [-101.0]]), **STATIC))
     with pytest.raises(Exception, match="another type"):
         jax.block_until_ready(scale(np.ones(2), **{**STATIC, "k": 1.5}))

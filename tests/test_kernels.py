@@ -236,8 +236,9 @@ def test_ctypes(x64):
     x = np.linspace(-2, 2, 7)
     np.testing.assert_allclose(f(x), np.cbrt(x), rtol=1e-15)
     address = ctypes.cast(libm.cbrt, ctypes.c_void_p).value
-    same = jaxbind.bind(Kernel(address, "()->()", args="double x"))
-    np.testing.assert_array_equal(same(x), f(x))
+    for pointer in (address, ctypes.c_void_p(address)):
+        same = jaxbind.bind(Kernel(pointer, "()->()", args="double x"))
+        np.testing.assert_array_equal(same(x), f(x))
 
 
 def test_cython(x64):
@@ -360,6 +361,9 @@ def test_the_owner_is_kept(lib, x64):
     "make, text",
     [
         (lambda lib: Kernel(0, "()->()"), r"Kernel\(0\): the pointer is null"),
+        (lambda lib: Kernel(ctypes.c_void_p(), "()->()"), r"Kernel\(.*\): the pointer is null"),
+        (lambda lib: Kernel(-1, "()->()"), r"Kernel\(-1\): it is out of the range of addresses"),
+        (lambda lib: Kernel(2**64, "()->()"), "it is out of the range of addresses"),
         (lambda lib: Kernel(print, "()->()"), "holds no C function that is known here. Give a ctypes"),
         (lambda lib: Kernel(lib.axpy, "(),()->()"), "neither args= nor the pointer says"),
         (lambda lib: Kernel(lib.axpy), "it has no signature"),
@@ -481,6 +485,78 @@ def test_static_integers_fit_by_their_value(name, x64):
         with pytest.raises(TypeError, match=r"k: static parameter n=.* does not fit the kernel's"):
             f(2.0, n=value)
     assert len(seen) == len(fitting)
+
+
+LETTERS = r"""
+#include <stdint.h>
+#include <string.h>
+void chosen(const double *x, double *out, int64_t n, char mode) {
+  for (int64_t i = 0; i < n; i++) out[i] = mode == 'U' ? x[i] : -x[i];
+}
+void length(const double *x, double *out, const char *text) { *out = x[0] + strlen(text); }
+void uplo(const double *x, double *out, const char *which) { *out = *which == 'L' ? *x : -*x; }
+void poly(const double *x, double *out, const double *c, int64_t n) {
+  *out = 0;
+  for (int64_t i = n - 1; i >= 0; i--) *out = *out * *x + c[i];
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("letters")
+    (folder / "letters.c").write_text(LETTERS)
+    command = ["cc", "-shared", "-fPIC", folder / "letters.c", "-o", folder / "letters.so"]
+    subprocess.run(command, check=True)
+    return ctypes.CDLL(str(folder / "letters.so"))
+
+
+def test_static_letters(letters, x64):
+    args = "const double *x, double *out, int64_t n, char mode"
+    f = jaxbind.bind(Kernel(letters.chosen, "(n)->(n)", args=args, static="mode", name="chosen"))
+    x = np.arange(3.0)
+    for mode, sign in [("U", 1), (b"U", 1), (ord("U"), 1), ("L", -1)]:
+        np.testing.assert_array_equal(f(x, mode=mode), sign * x)
+    for mode in ["UL", "", b"", "\0", "é"]:
+        with pytest.raises(TypeError, match=r"mode=.* does not fit the kernel's char: "):
+            f(x, mode=mode)
+    args = "const double *x, double *out, character *which"
+    f = jaxbind.bind(
+        Kernel(letters.uplo, "()->()", args=args, convention="Fortran", static="which")
+    )
+    assert f(2.0, which="L") == 2 and f(2.0, which="Upper") == -2
+
+
+@given(text=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40))
+def test_static_texts(letters, text):
+    letters.length.argtypes = [
+        ctypes.POINTER(ctypes.c_double),
+        ctypes.POINTER(ctypes.c_double),
+        ctypes.c_char_p,
+    ]
+    letters.length.restype = None
+    f = jaxbind.bind(Kernel(letters.length, "()->()", args="x, out, text", static="text"))
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(
+            jax.vmap(lambda x: f(x, text=text))(np.arange(3.0)), np.arange(3.0) + len(text.encode())
+        )
+        with pytest.raises(TypeError, match=r"kernel's char \*: a text ends with its first null"):
+            f(1.0, text=text + "\0")
+
+
+@given(c=st.lists(st.floats(-9, 9), max_size=6))
+def test_static_arrays(letters, c):
+    args = "const double *x, double *out, const double *c, int64_t n"
+    f = jaxbind.bind(Kernel(letters.poly, "()->()", args=args, static=["c", "n"]))
+    with jax.enable_x64(True):
+        x = np.linspace(-1, 1, 5)
+        np.testing.assert_allclose(
+            f(x, c=tuple(c), n=len(c)), np.polyval(c[::-1] or [0.0], x), atol=1e-12
+        )
+        with pytest.raises(TypeError, match="c=.* does not fit the kernel's float64"):
+            f(x, c=((1.0,),), n=1)
+        with pytest.raises(TypeError, match="n=.* the kernel's int64: one number is wanted"):
+            f(x, c=(1.0,), n=(1,))
 
 
 # What belongs to the kernel -----------------------------------------------------------------------
