@@ -335,6 +335,8 @@ def test_second_derivatives_in_forward_mode_at_the_ends(x64):
 
 def test_derivatives_at_infinity(x64):
     assert jax.grad(special.gammainc, 1)(2.0, np.inf) == 0
+    assert slope(lambda x: special.gammainc(2.0, x), np.inf, 2) == 0
+    assert slope(lambda x: special.chdtrc(3.0, x), np.inf, 2) == 0
     assert jax.grad(special.gammaincinv, 1)(2.0, 1.0) == np.inf
     assert jax.grad(special.wrightomega)(np.inf) == 1
     np.testing.assert_allclose(  # -1/Q' with Q = 2/(π √x), of which SciPy's own is that exact
