@@ -270,6 +270,16 @@ EDGES = {  # a derivative where a closed form is 0/0 or cancels, and what it is
                             np.exp(-0.245) / np.sqrt(2 * np.pi)),
     "chi-squared in nc": (lambda nc: special.chndtr(3.0, 2.0, nc), 0.0, 1,
                           -0.75 * np.exp(-1.5)),
+    "K near m=1": (special.ellipkm1, 1e-20, 2, 0.5e40),
+    "R_G at x=0": (lambda x: special.elliprg(x, 1.0, 1.0), 0.0, 1, np.pi / 8),
+    "J0 far out": (special.j0, 1e100, 2, -scipy.special.j0(1e100)),
+    "E_4 at 0": (lambda x: special.expn(4, x), 0.0, 2, 1.0),
+    "spence near 0": (special.spence, 1e-13, 2, 1e13 + 1 + np.log(1e-13)),
+    "spence nearer": (special.spence, 1e-20, 1, np.log(1e-20)),
+    "wrightomega far out": (special.wrightomega, 1e14, 2, 1e-28),
+    "pseudo_huber in r, twice": (lambda r: special.pseudo_huber(2.0, r), 1e9, 2, 8e-27),
+    "pseudo_huber of large delta": (
+        lambda delta: jax.grad(special.pseudo_huber, 1)(delta, 2.0), 1e9, 1, 8e-27),
 }  # fmt: skip
 
 
@@ -325,6 +335,8 @@ def test_second_derivatives_in_forward_mode_at_the_ends(x64):
 
 def test_derivatives_at_infinity(x64):
     assert jax.grad(special.gammainc, 1)(2.0, np.inf) == 0
+    assert slope(lambda x: special.gammainc(2.0, x), np.inf, 2) == 0
+    assert slope(lambda x: special.chdtrc(3.0, x), np.inf, 2) == 0
     assert jax.grad(special.gammaincinv, 1)(2.0, 1.0) == np.inf
     assert jax.grad(special.wrightomega)(np.inf) == 1
     np.testing.assert_allclose(  # -1/Q' with Q = 2/(π √x), of which SciPy's own is that exact
@@ -408,3 +420,116 @@ def test_scaled_airy_functions_below_zero(x64):
     for z in (-1.0, -4.5):
         curve = jax.grad(jax.grad(lambda z: special.airye(z)[2]))(z)
         np.testing.assert_allclose(curve, z * scipy.special.airy(z)[2], rtol=1e-12)
+
+
+@pytest.mark.parametrize("b", [1e-6, 1e-10, 1e-20, 1e-100])
+def test_means_of_unequal_numbers(b, x64):
+    """M(a, b) = π a / (2 log(4a/b)) (1 + O(b²/a²)) (DLMF 19.8.5 and 19.12.1)."""
+    a = 2.0
+    log = np.log(4 * a / b)
+    slopes = np.pi / 2 * np.array([1 / log - 1 / log**2, a / b / log**2])
+    in_b = np.pi / 2 * a / b**2 * (2 / log**3 - 1 / log**2)
+    curves = np.array([[(b / a) ** 2, -b / a], [-b / a, 1]]) * in_b  # from homogeneity
+    for first, second in ((jax.grad, jax.grad), (jax.jacfwd, jax.jacrev)):
+        gradient = first(special.agm, (0, 1))
+        np.testing.assert_allclose(gradient(a, b), slopes, rtol=1e-10)
+        np.testing.assert_allclose(gradient(b, a), slopes[::-1], rtol=1e-10)
+        for x, y, want in ((a, b, curves), (b, a, curves[::-1, ::-1])):
+            got = [[second(first(special.agm, i), j)(x, y) for j in (0, 1)] for i in (0, 1)]
+            np.testing.assert_allclose(got, want, rtol=1e-9)
+
+
+def test_means_of_equal_numbers_and_of_zero(x64):
+    hessian = jax.hessian(special.agm, (0, 1))(2.0, 2.0)
+    np.testing.assert_allclose(hessian, [[-1 / 16, 1 / 16], [1 / 16, -1 / 16]], rtol=1e-12)
+    np.testing.assert_array_equal(jax.grad(special.agm, (0, 1))(2.0, 0.0), (0, np.inf))
+    assert slope(lambda b: special.agm(2.0, b), 0.0, 2) == -np.inf
+    assert np.isnan(jax.grad(special.agm, (0, 1))(0.0, 0.0)).all()
+
+
+@pytest.mark.parametrize("x", [60.0, 1e3, 1e5, 1e8, 1e10])
+def test_modified_fresnel_integrals_far_out(x, x64):
+    """K is i (1/z + 1/(2 z³) + 3/(4 z⁵) + ...) / (2 √π) with z = exp(i π/4) x (DLMF 7.12.1)."""
+    n, turn = np.arange(1, 14, 2), np.exp(1j * np.pi / 4)
+    terms = 0.5j / np.sqrt(np.pi) * scipy.special.factorial2(n - 2) / 2.0 ** ((n - 1) // 2)
+    terms[0] = 0.5j / np.sqrt(np.pi)
+    wanted = [np.sum(terms * -n * (turn * x) ** -(n + 1.0)) * turn]
+    wanted += [np.sum(terms * n * (n + 1) * (turn * x) ** -(n + 2.0)) * turn**2]
+    for function, sign in ((special.modfresnelp, 1), (special.modfresnelm, -1)):
+        for order, want in enumerate(wanted, 1):
+            real, imaginary = (
+                slope(lambda x: part(function(x)[1]), x, order)
+                for part in (jax.numpy.real, jax.numpy.imag)
+            )
+            np.testing.assert_allclose(real + sign * 1j * imaginary, want, rtol=1e-10)
+
+
+@pytest.mark.parametrize("x", [-2.0, -1e2, -1e3])
+def test_modified_fresnel_integrals_far_left(x, x64):
+    """K(-x) = exp(-i x²) - K(x), from that of the complementary error function."""
+    value, other = special.modfresnelp(x)[1], special.modfresnelp(-x)[1]
+    np.testing.assert_allclose(value, np.exp(-1j * x**2) - other, rtol=1e-9)
+    tangent = lambda x: jax.jvp(lambda x: special.modfresnelp(x)[1], (x,), (1.0,))[1]
+    want = -2j * x * np.exp(-1j * x**2) + tangent(-x)
+    np.testing.assert_allclose(tangent(x), want, rtol=1e-9)
+
+
+@pytest.mark.parametrize("z", [20.0, 50.0, 1e3, 1e5, 1e6])
+def test_scaled_airy_functions_far_out(z, x64):
+    """By their asymptotic series (DLMF 9.7.5 to 9.7.8)."""
+    k = np.arange(9)
+    u = scipy.special.poch(1 / 6, k) * scipy.special.poch(5 / 6, k) / scipy.special.factorial(k)
+    u /= 2.0**k
+    v = -(6 * k + 1) / (6 * k - 1) * u
+    series = [(u, -1, -0.25, 0.5), (v, -1, 0.25, -0.5), (u, 1, -0.25, 1), (v, 1, 0.25, 1)]
+    for i, (terms, sign, power, factor) in enumerate(series):
+        terms = factor / np.sqrt(np.pi) * terms * (1.5 * sign) ** k
+        power = power - 1.5 * k
+        f = lambda z: special.airye(z)[i]
+        first, second = terms * power, terms * power * (power - 1)
+        np.testing.assert_allclose(slope(f, z), np.sum(first * z ** (power - 1)), rtol=1e-9)
+        np.testing.assert_allclose(slope(f, z, 2), np.sum(second * z ** (power - 2)), rtol=1e-9)
+
+
+POLES = {
+    "y0": special.y0,
+    "y1": special.y1,
+    "k0": special.k0,
+    "k1": special.k1,
+    "k0e": special.k0e,
+    "k1e": special.k1e,
+}
+POLES |= {
+    f"{name}, {order}": lambda x, name=name, order=order: getattr(special, name)(order, x)
+    for name in ("yv", "yn", "kv", "kn", "kve", "spherical_yn", "spherical_kn")
+    for order in (0, 1, 2, 3)
+}
+POLES |= {
+    f"{name}, {order}": lambda x, name=name, order=order: getattr(special, name)(order, x)
+    for name in ("yv", "kv", "kve")
+    for order in (-1.0, 0.5, 1.5)
+}
+
+
+@pytest.mark.parametrize("name", POLES)
+def test_poles_at_zero(name, x64):
+    """Value and derivatives are infinite there, with the signs of those beside it."""
+    function, beside = POLES[name], 1e-8
+    forward = (
+        jax.jacfwd(function),
+        jax.jacfwd(jax.jacfwd(function)),
+        jax.jacfwd(jax.jacrev(function)),
+    )
+    reverse = jax.grad(function), jax.grad(jax.grad(function))
+    for f in (function, *forward, *reverse):
+        assert np.isinf(f(0.0))
+        assert np.sign(f(0.0)) == np.sign(f(beside))
+
+
+@pytest.mark.parametrize("a", [0.5, 1.0, 3.0])
+def test_integrals_of_bessel_functions_of_half_orders(a, x64):
+    """The integral of sqrt(x) J_1/2(2 a x) from 0 to 1 is elementary (DLMF 10.16.1)."""
+    closed = lambda a: jax.numpy.sin(a) ** 2 / (a * jax.numpy.sqrt(np.pi * a))
+    for order in (0, 1, 2):
+        got = slope(lambda a: special.besselpoly(a, 0.5, 0.5), a, order)
+        np.testing.assert_allclose(got, slope(closed, a, order), rtol=1e-10)

@@ -22,27 +22,48 @@ def _scaled(v, z, turn, value, near):
     """The derivative of ``exp(-z) I_v(z)`` (turn -1), ``exp(z) K_v(z)`` (turn 1), or H (±i).
 
     It is smaller than what it is the difference of, by a factor of z: far out by the asymptotic
-    series, which is that of K at ``turn z`` and of which the function itself is divided out.
+    series, which is that of K at ``turn z`` and of which the function itself, ``value``, is divided
+    out.
     """
     size = 50 + 2 * v**2
     far = jnp.abs(z) > size
     if isinstance(turn, complex):  # elsewhere H has both exponentials
         far &= jnp.real(z) > 0
-    x = jnp.where(far, z, size)
-    if turn == -1:  # even or odd in z
-        x = jnp.abs(x)
+    outer = jnp.where(far, z, size)
+    x = jnp.abs(outer) if turn == -1 else outer  # even or odd in z
     term, total, turned = 1.0, 1.0, 0.5
     for k in range(1, 11):
         term = term * (4 * v**2 - (2 * k - 1) ** 2) / (8 * k * turn * x)
         total, turned = total + term, turned + (k + 0.5) * term
-    return jnp.where(
-        far, -value * turned / (total * jnp.where(far, z, 1)), near(jnp.where(far, 1, z))
-    )
+    return jnp.where(far, -value(outer) * turned / (total * outer), near(jnp.where(far, 1, z)))
+
+
+def _beside_pole(function, z):
+    """Its value, and 0 at z = 0, where what it is added to is of higher order."""
+    return jnp.where(z == 0, 0, function(jnp.where(z == 0, 1, z)))
+
+
+def _second_kind(function):
+    """The slope of Y_v; at 0, where both neighbours are infinite, that of the power it goes with.
+
+    That is z^-|v| (DLMF 10.7.4), and log z for v = 0.
+    """
+
+    def slope(v, z):
+        pole, logarithm = z == 0, v == 0
+        inner, end = jnp.where(pole, 1, z), jnp.where(pole & logarithm, z, 1)
+        away = (function()(v - 1, inner) - function()(v + 1, inner)) / 2
+        base = jnp.where(pole & ~logarithm, z, 1)
+        power = -abs(v) / base * function()(v, base)
+        return jnp.where(pole, jnp.where(logarithm, -function()(1, end), power), away)
+
+    return slope
 
 
 # Bessel and Hankel functions --------------------------------------------------------------------
 
 CYLINDER = "DLMF 10.6.1"  # 2 C'_v = C_(v-1) - C_(v+1), for J, Y and both H
+SINGULAR = "DLMF 10.6.1, 10.7.4 at 0"
 
 jv = special(
     "jv",
@@ -63,16 +84,16 @@ jn = special(
 yv = special(
     "yv",
     None,
-    lambda v, z: (yv(v - 1, z) - yv(v + 1, z)) / 2,
-    source=CYLINDER,
+    _second_kind(lambda: yv),
+    source=SINGULAR,
     domain=(ORDER, POSITIVE),
     analytic=True,
 )
 yn = special(
     "yn",
     None,
-    lambda n, x: (yn(n - 1, x) - yn(n + 1, x)) / 2,
-    source=CYLINDER,
+    _second_kind(lambda: yn),
+    source=SINGULAR,
     domain=(integers(0, 8), POSITIVE),
 )
 hankel1 = special(
@@ -101,7 +122,7 @@ def _scaled_hankel(function, turn):
         def near(z):
             return (function()(v - 1, z) - function()(v + 1, z)) / 2 - turn * function()(v, z)
 
-        return _scaled(v, z, -turn, function()(v, z), near)
+        return _scaled(v, z, -turn, lambda z: function()(v, z), near)
 
     return slope
 
@@ -137,9 +158,21 @@ def _yve(v, z):
 jve = special("jve", None, _jve, source=CYLINDER, domain=(ORDER, POSITIVE))
 yve = special("yve", None, _yve, source=CYLINDER, domain=(ORDER, POSITIVE))
 j0 = special("j0", lambda x: -j1(x), source="DLMF 10.6.3", domain=((-20, 20),))
-j1 = special("j1", lambda x: (j0(x) - jv(2, x)) / 2, source=CYLINDER, domain=((-20, 20),))
+
+
+def _j1(x):
+    """Far out without J_2, which SciPy 1.18 has there with few digits."""
+    near = abs(x) < 1
+    return either(near, x, lambda x: (j0(x) - jv(2, x)) / 2, lambda x: j0(x) - j1(x) / x, 1)
+
+
+def _y1(x):
+    return _beside_pole(y0, x) - y1(x) / x
+
+
+j1 = special("j1", _j1, source="DLMF 10.6.1 and 10.6.2", domain=((-20, 20),))
 y0 = special("y0", lambda x: -y1(x), source="DLMF 10.6.3", domain=(POSITIVE,))
-y1 = special("y1", lambda x: (y0(x) - yn(2, x)) / 2, source=CYLINDER, domain=(POSITIVE,))
+y1 = special("y1", _y1, source="DLMF 10.6.2", domain=(POSITIVE,))
 
 # Modified Bessel functions ----------------------------------------------------------------------
 
@@ -173,9 +206,9 @@ kn = special(
 
 def _kve(v, z):
     def near(z):
-        return kve(v, z) - (kve(v - 1, z) + kve(v + 1, z)) / 2
+        return _beside_pole(lambda z: kve(v, z), z) - (kve(v - 1, z) + kve(v + 1, z)) / 2
 
-    return _scaled(v, z, 1, kve(v, z), near)
+    return _scaled(v, z, 1, lambda z: kve(v, z), near)
 
 
 kve = special(
@@ -194,7 +227,7 @@ def _ive(v, z):
     def near(z):
         return (ive(v - 1, z) + ive(v + 1, z)) / 2 - jnp.sign(z) * ive(v, z)
 
-    return _scaled(v, z, -1, ive(v, z), near)
+    return _scaled(v, z, -1, lambda z: ive(v, z), near)
 
 
 ive = special("ive", None, _ive, source=MODIFIED_SCALED, domain=(ORDER, POSITIVE))
@@ -202,13 +235,13 @@ i0 = special("i0", lambda x: i1(x), source="DLMF 10.29.3", domain=((-20, 20),))
 i1 = special("i1", lambda x: (i0(x) + iv(2, x)) / 2, source=MODIFIED, domain=((-20, 20),))
 i0e = special(
     "i0e",
-    lambda x: _scaled(0, x, -1, i0e(x), lambda x: i1e(x) - jnp.sign(x) * i0e(x)),
+    lambda x: _scaled(0, x, -1, i0e, lambda x: i1e(x) - jnp.sign(x) * i0e(x)),
     source=MODIFIED_SCALED,
     domain=(POSITIVE,),
 )
 i1e = special(
     "i1e",
-    lambda x: _scaled(1, x, -1, i1e(x), lambda x: (i0e(x) + ive(2, x)) / 2 - jnp.sign(x) * i1e(x)),
+    lambda x: _scaled(1, x, -1, i1e, lambda x: (i0e(x) + ive(2, x)) / 2 - jnp.sign(x) * i1e(x)),
     source=MODIFIED_SCALED,
     domain=(POSITIVE,),
 )
@@ -216,13 +249,13 @@ k0 = special("k0", lambda x: -k1(x), source="DLMF 10.29.3", domain=(POSITIVE,))
 k1 = special("k1", lambda x: -(k0(x) + kn(2, x)) / 2, source=MODIFIED, domain=(POSITIVE,))
 k0e = special(
     "k0e",
-    lambda x: _scaled(0, x, 1, k0e(x), lambda x: k0e(x) - k1e(x)),
+    lambda x: _scaled(0, x, 1, k0e, lambda x: _beside_pole(k0e, x) - k1e(x)),
     source=MODIFIED_SCALED,
     domain=(POSITIVE,),
 )
 k1e = special(
     "k1e",
-    lambda x: _scaled(1, x, 1, k1e(x), lambda x: k1e(x) - (k0e(x) + kve(2, x)) / 2),
+    lambda x: _scaled(1, x, 1, k1e, lambda x: _beside_pole(k1e, x) - (k0e(x) + kve(2, x)) / 2),
     source=MODIFIED_SCALED,
     domain=(POSITIVE,),
 )
@@ -234,8 +267,17 @@ SPHERICAL = "DLMF 10.51.1 and 10.51.4"
 
 
 def _neighbours(f, n, z, sign):
-    below = jnp.maximum(n - 1, 0)  # its factor is 0 where n is
-    return (n * f(below, z) + sign * (n + 1) * f(n + 1, z)) / (2 * n + 1)
+    first = n == 0  # where the one below has no part, infinite though it may be
+    below = jnp.where(first, 0, n * f(jnp.maximum(n - 1, 0), jnp.where(first, 1, z)))
+    return (below + sign * (n + 1) * f(n + 1, z)) / (2 * n + 1)
+
+
+def _spherical_yn(n, z):
+    """At 0, where both neighbours are infinite, y_n goes with z^(-n-1) (DLMF 10.52.2)."""
+    pole = z == 0
+    end, inner = jnp.where(pole, z, 1), jnp.where(pole, 1, z)
+    at_pole = -(n + 1) / end * spherical_yn(n, end)
+    return jnp.where(pole, at_pole, _neighbours(spherical_yn, n, inner, -1))
 
 
 def _spherical(function, rule):
@@ -248,9 +290,7 @@ def _spherical(function, rule):
 spherical_jn = _spherical(
     scipy.special.spherical_jn, lambda n, z: _neighbours(spherical_jn, n, z, -1)
 )
-spherical_yn = _spherical(
-    scipy.special.spherical_yn, lambda n, z: _neighbours(spherical_yn, n, z, -1)
-)
+spherical_yn = _spherical(scipy.special.spherical_yn, _spherical_yn)
 spherical_in = _spherical(
     scipy.special.spherical_in, lambda n, z: _neighbours(spherical_in, n, z, 1)
 )
@@ -270,15 +310,31 @@ def _airy(z, ai, aip, bi, bip):
 
 
 def _airye(z):
-    """Scaled by exp(±ζ), ζ = 2/3 z^(3/2); the scale of Bi is 1 where ζ is imaginary."""
+    """Scaled by exp(±ζ), ζ = 2/3 z^(3/2); the scale of Bi is 1 where ζ is imaginary.
+
+    Far out, where that cancels, Ai and Bi are √z times Bessel functions of ζ of order 1/3, and
+    their slopes z times those of order 2/3 (DLMF 9.6.2 to 9.6.5; Bi to rounding).
+    """
     real_only("airye", z)
-    ai, aip, bi, bip = airye(z)
-    root = jnp.sqrt(jnp.where(z < 0, jnp.nan, z))
-    down = jnp.where(z > 0, jnp.sqrt(jnp.where(z > 0, z, 1)), 0)
-    return aip + root * ai, z * ai + root * aip, bip - down * bi, z * bi - down * bip
+    scaled = airye(z)
+    distant = z > 30
+    x = jnp.where(distant, z, 30)
+
+    def slope(value, power, v, turn):
+        value = jnp.where(distant, value, 0)
+        moved = _scaled(v, x**1.5 / 1.5, turn, lambda _: value, jnp.zeros_like)
+        return value * power / x + jnp.sqrt(x) * moved
+
+    powers, orders, turns = (1 / 2, 1, 1 / 2, 1), (1 / 3, 2 / 3, 1 / 3, 2 / 3), (1, 1, -1, -1)
+    far = map(slope, scaled, powers, orders, turns)
+    ai, aip, bi, bip = scaled
+    root = jnp.sqrt(jnp.where(distant, 1, jnp.where(z < 0, jnp.nan, z)))
+    down = jnp.where(z < 0, 0, jnp.sqrt(jnp.where((z < 0) | distant, 1, z)))
+    near = aip + root * ai, z * ai + root * aip, bip - down * bi, z * bi - down * bip
+    return tuple(jnp.where(distant, f, n) for f, n in zip(far, near, strict=True))
 
 
-airye = special("airye", _airye, source="DLMF 9.2.1", domain=((0.1, 8),))
+airye = special("airye", _airye, source="DLMF 9.2.1, 9.6.2 to 9.6.5", domain=((0.1, 8),))
 itairy = special(
     "itairy",
     lambda x: (*airy(x)[::2], *airy(-x)[::2]),
@@ -408,13 +464,26 @@ it2struve0 = special(
 itmodstruve0 = special(
     "itmodstruve0", lambda x: modstruve(0, x), source=INTEGRAL, domain=((0.2, 10),)
 )
+
+
+def _besselpoly(a, lmb, nu):
+    """SciPy 1.18 is wrong for negative orders that are not integers."""
+    above = besselpoly(a, lmb + 1, nu + 1)
+    lowers = (nu >= 1) | (nu == jnp.round(nu))
+    lowered = besselpoly(a, lmb + 1, jnp.where(lowers, nu - 1, 1)) - above
+    end = ~lowers & (a == 0)  # where the slope goes with a^(nu - 1)
+    inner = jnp.where(lowers | end, 1, a)
+    raised = nu / inner * besselpoly(inner, lmb, nu) - 2 * above
+    return jnp.where(lowers, lowered, jnp.where(end, nu / jnp.where(end, a, 1), raised))
+
+
 besselpoly = special(
     "besselpoly",
-    lambda a, lmb, nu: besselpoly(a, lmb + 1, nu - 1) - besselpoly(a, lmb + 1, nu + 1),
+    _besselpoly,
     None,
     None,
-    source=CYLINDER + " under the integral",
-    domain=((0.2, 5), (0.5, 3), (1, 4)),
+    source="DLMF 10.6.1 and 10.6.2 under the integral",
+    domain=((0.2, 5), (0.5, 3), (0, 4)),
 )
 wright_bessel = special(
     "wright_bessel",

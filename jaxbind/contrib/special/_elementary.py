@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import log
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -122,6 +123,32 @@ def _length(delta, r):
     return jnp.hypot(jnp.where((delta == 0) & (r == 0), 1, delta), r)
 
 
+@jax.custom_jvp
+def _share(x, y):
+    """x / sqrt(x² + y²)"""
+    return x / _length(x, y)
+
+
+@_share.defjvp
+def _(primals, tangents):
+    """y (y dx - x dy) / s³ with the length s, which a difference of quotients loses to rounding."""
+    x, y = primals
+    here, other = _share(x, y), _share(y, x)
+    return here, other * (other * tangents[0] - here * tangents[1]) / _length(x, y)
+
+
+@jax.custom_jvp
+def _pseudo_huber_in_r(delta, r):
+    return delta * _share(r, delta)
+
+
+@_pseudo_huber_in_r.defjvp
+def _(primals, tangents):
+    delta, r = primals
+    slope = _share(r, delta) ** 3 * tangents[0] + _share(delta, r) ** 3 * tangents[1]
+    return _pseudo_huber_in_r(delta, r), slope
+
+
 def _pseudo_huber_in_delta(delta, r):
     """2 (s - delta) - r²/s with the length s, without the cancellation: r⁴/(s (s + delta)²)."""
     s = _length(delta, r)
@@ -131,7 +158,7 @@ def _pseudo_huber_in_delta(delta, r):
 pseudo_huber = special(
     "pseudo_huber",
     _pseudo_huber_in_delta,
-    lambda delta, r: delta * (r / _length(delta, r)),
+    lambda delta, r: _pseudo_huber_in_r(delta, r),
     source=SOURCE,
     domain=((0.1, 3), (-5, 5)),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbind.contrib.special._elementary import xlogy
 from jaxbind.contrib.special._hypergeometric import hyp2f1
 from jaxbind.contrib.special._table import either, special
 
@@ -23,11 +24,19 @@ elliprf = special(
     domain=(ARGUMENT, ARGUMENT, ARGUMENT),
     analytic=True,
 )
+
+
+def _elliprg_in_x(x, y, z):
+    """R_D is infinite at x = 0, and x R_D is 0."""
+    inner = jnp.where(x == 0, 1, x)
+    return (elliprf(x, y, z) - jnp.where(x == 0, 0, inner * elliprd(y, z, inner)) / 3) / 4
+
+
 elliprg = special(
     "elliprg",
-    lambda x, y, z: (elliprf(x, y, z) - x * elliprd(y, z, x) / 3) / 4,
-    lambda x, y, z: (elliprf(x, y, z) - y * elliprd(x, z, y) / 3) / 4,
-    lambda x, y, z: (elliprf(x, y, z) - z * elliprd(x, y, z) / 3) / 4,
+    lambda x, y, z: _elliprg_in_x(x, y, z),
+    lambda x, y, z: _elliprg_in_x(y, x, z),
+    lambda x, y, z: _elliprg_in_x(z, x, y),
     source="DLMF 19.16.3 and 19.18.1",
     domain=(ARGUMENT, ARGUMENT, ARGUMENT),
     analytic=True,
@@ -133,13 +142,24 @@ elliprj = special(
 # Legendre's integrals ---------------------------------------------------------------------------
 
 
+def _b(m, rest):
+    """(E - (1-m) K)/m for m = 1 - rest, the integral of cos² θ / sqrt(1 - m sin² θ) over a quarter.
+
+    Hypergeometric near m = 0, where that is 0/0; near m = 1 by the expansions of E and K (DLMF
+    19.12.1 and 19.12.2), where 1 - rest is rounded.
+    """
+    near, far = abs(m) < 0.5, rest < jnp.sqrt(jnp.finfo(jnp.result_type(rest, 1.0)).eps)
+    series = np.pi / 4 * hyp2f1(0.5, 0.5, 2.0, jnp.where(near, m, 0))
+    end = jnp.where(far, rest, 0)
+    log = 1 + (0.75 - np.log(2)) * end + xlogy(end, end) / 4
+    p = jnp.where(near | far, 0.5, rest)
+    closed = (ellipe(1 - p) - p * ellipkm1(p)) / (1 - p)
+    return jnp.where(near, series, jnp.where(far, log, closed))
+
+
 def _dk(m, rest):
-    """dK/dm for m = 1 - rest: hypergeometric near m = 0, where the closed form is 0/0."""
-    near = abs(m) < 0.5
-    small, p = jnp.where(near, m, 0), jnp.where(near, 0.5, rest)
-    series = np.pi / 8 * hyp2f1(1.5, 1.5, 2.0, small)
-    closed = (ellipe(1 - p) - p * ellipkm1(p)) / (2 * p * (1 - p))
-    return jnp.where(near, series, closed)
+    """dK/dm for m = 1 - rest."""
+    return _b(m, rest) / (2 * rest)
 
 
 def _de(m):
@@ -196,16 +216,29 @@ ellipeinc = special(
 )
 
 
-def _agm_in_b(a, b):
-    """M(a, b) = pi a / (2 K(1 - (b/a)²)) (DLMF 19.8.5)."""
-    p = (b / a) ** 2
-    return 4 * agm(a, b) ** 2 * b / (np.pi * a**3) * _dk(1 - p, p)
+def _agm_in_first(a, b):
+    """M is the larger argument times μ(r), r = smaller/larger, with r μ' = 2/π μ² B(1 - r²).
+
+    From M(a, b) = pi a / (2 K(1 - (b/a)²)) (DLMF 19.8.5), `_dk`, and homogeneity. At r = 0 the
+    slope is infinite as 1/(r log² r) in the smaller argument, and 0 with infinite slope in the
+    larger one.
+    """
+    first_is_less = abs(a) < abs(b)
+    less, more = jnp.where(first_is_less, a, b), jnp.where(first_is_less, b, a)
+    end = less == 0
+    r = jnp.where(end, 1, less) / more
+    mean = agm(1.0, r)
+    moved = 2 / np.pi * mean**2 * _b(1 - r**2, jnp.maximum(r**2, jnp.finfo(r.dtype).tiny))
+    in_less = jnp.where(end, jnp.where(end & first_is_less, less, 1) ** -2, moved / r)
+    root = jnp.sqrt(jnp.where(end & ~first_is_less, less, 1))
+    in_more = jnp.where(end, root / more, mean - moved)
+    return jnp.where(first_is_less, in_less, in_more)
 
 
 agm = special(
     "agm",
-    lambda a, b: (agm(a, b) - b * _agm_in_b(a, b)) / a,
-    _agm_in_b,
+    lambda a, b: _agm_in_first(a, b),
+    lambda a, b: _agm_in_first(b, a),
     source="DLMF 19.8.5 and 19.4.1",
     domain=((0.3, 8), (0.3, 8)),
 )

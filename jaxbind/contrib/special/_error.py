@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxbind.contrib.special._bessel import spherical_in, spherical_jn
 from jaxbind.contrib.special._hypergeometric import hyp2f1
-from jaxbind.contrib.special._table import either, integers, special
+from jaxbind.contrib.special._table import integers, special
 
 ROOT = np.sqrt(np.pi)
 
@@ -168,22 +168,29 @@ fresnel = special(
 )
 
 
-def _modified_fresnel(sign, x, k):
-    turned = np.exp(-1j * sign * np.pi / 4) / ROOT
-    return -jnp.exp(1j * sign * x**2), -2j * sign * x * k - turned
+def _modified_fresnel(x, k):
+    """K is w(z)/2 with z = exp(i π/4) x, of which nothing cancels far right.
+
+    Nor does the equation of K far left, where w would lose the phase of z².
+    """
+    right, turn = x > 0, np.exp(1j * np.pi / 4)
+    slope = turn / 2 * _wofz(turn * jnp.where(right, x, 0))
+    return -jnp.exp(1j * x**2), jnp.where(right, slope, -2j * x * k - turn.conj() / ROOT)
 
 
+MODIFIED = "DLMF 7.2.6 (scaled), 7.5.1 and 7.10.2"
+# their domain: SciPy 1.18 is wrong for negative numbers
 modfresnelp = special(
     "modfresnelp",
-    lambda x: _modified_fresnel(1, x, modfresnelp(x)[1]),
-    source="DLMF 7.2.6 (scaled)",
-    domain=((0.1, 3),),  # SciPy 1.18 is wrong for negative numbers
+    lambda x: _modified_fresnel(x, modfresnelp(x)[1]),
+    source=MODIFIED,
+    domain=((0.1, 3),),
 )
-modfresnelm = special(
+modfresnelm = special(  # the complex conjugate
     "modfresnelm",
-    lambda x: _modified_fresnel(-1, x, modfresnelm(x)[1]),
-    source="DLMF 7.2.6 (scaled)",
-    domain=((0.1, 3),),  # SciPy 1.18 is wrong for negative numbers
+    lambda x: tuple(map(jnp.conj, _modified_fresnel(x, modfresnelm(x)[1].conj()))),
+    source=MODIFIED,
+    domain=((0.1, 3),),
 )
 
 # Exponential integrals --------------------------------------------------------------------------
@@ -197,7 +204,8 @@ expi = special(
 
 
 def _expn(n, x):
-    zeroth = -jnp.exp(-x) * (1 / x + 1 / x**2)
+    y = jnp.where(n == 0, x, 1)
+    zeroth = -jnp.exp(-y) * (1 / y + 1 / y**2)
     return jnp.where(n == 0, zeroth, -expn(jnp.maximum(n - 1, 0), x))
 
 
@@ -220,10 +228,9 @@ shichi = special(
 
 def _spence(z):
     """log(z)/(1-z); near 1, where that is 0/0, -2F1(1, 1; 2; 1-z) (DLMF 15.4.1)."""
-    u = 1 - z
-    return -either(
-        abs(u) < 0.1, u, lambda u: hyp2f1(1.0, 1.0, 2.0, u), lambda u: -jnp.log(1 - u) / u, 0.5
-    )
+    near = abs(1 - z) < 0.1
+    u, away = jnp.where(near, 1 - z, 0), jnp.where(near, 0.5, z)
+    return jnp.where(near, -hyp2f1(1.0, 1.0, 2.0, u), jnp.log(away) / (1 - away))
 
 
 spence = special("spence", _spence, source="DLMF 25.12.2", domain=((0.05, 8),), analytic=True)

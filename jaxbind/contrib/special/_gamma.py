@@ -184,10 +184,10 @@ def _deviance(excess):
 @_gamma_density.defjvp
 def _(primals, tangents):
     a, x = primals
-    density, end = _gamma_density(a, x), x == 0
-    x = jnp.where(jnp.isposinf(x), 1, x)
+    density, end, far = _gamma_density(a, x), x == 0, jnp.isposinf(x)
+    x = jnp.where(far, 1, x)
     inner = jnp.where(end, 1, x)
-    inside = _gamma_density(a, inner) * ((a - 1) / inner - 1)
+    inside = jnp.where(far, 0, _gamma_density(a, inner) * ((a - 1) / inner - 1))
     at_end = _gamma_density(a - 1, x * end) - _gamma_density(a, x * end)
     in_a = xlogy(density, x) - density * psi(a)
     return density, _along(tangents[0], in_a) + jnp.where(end, at_end, inside) * tangents[1]

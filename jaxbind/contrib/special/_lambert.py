@@ -9,8 +9,10 @@ from jaxbind.contrib.special._table import integers, special
 
 
 def _in_power(w):
-    """w / (1 + w), which goes to 1 with w."""
-    return jnp.where(jnp.isinf(w), 1, w / (1 + jnp.where(jnp.isinf(w), 0, w)))
+    """w / (1 + w), which goes to 1 with w, in a form of which the derivative does not cancel."""
+    large = abs(w) > 1
+    small, inverse = jnp.where(large, 0, w), 1 / jnp.where(large, w, 1)
+    return jnp.where(large, 1 / (1 + inverse), small / (1 + small))
 
 
 wrightomega = special(
