@@ -64,7 +64,9 @@ def bind(
       multilinear: names of arguments in each of which it is linear separately.
       nondiff: names of arguments without a derivative (integers have none by themselves).
       vectorized: the function takes leading loop dimensions itself, where operands may have
-        size 1 instead of the full size; otherwise it is called once per element of them.
+        size 1 instead of the full size; otherwise it is called once per element of them. So are
+        its rules. Of a ufunc or a `Kernel`, which are looped over without Python, it says this of
+        the rules only; those of elementwise ones take whole arrays in any case.
       threads: loop over that many threads (0: as many as the runtime has). For compiled functions,
         and for Python functions that release the GIL.
       compute_dtype: the only dtype that the function knows: operands (except ``nondiff``) are
@@ -101,7 +103,7 @@ def bind(
             raise ValueError(f"{label}: order={order!r} is not understood; it is 'C' or 'F'")
         compute = None if compute_dtype is None else _compute(label, compute_dtype)
         if isinstance(function, Kernel):
-            _refuse_what_a_kernel_has(label, given_signature, out, dtype, order, vectorized)
+            _refuse_what_a_kernel_has(label, given_signature, out, dtype, order)
         what = _called(
             label, function, given_signature, out, dtype, compute, vectorized, order, effect
         )
@@ -126,6 +128,7 @@ def bind(
             home=_calling_module(),
             given_name=name,
             vectorized=what.vectorized,
+            rules_vectorized=what.rules_vectorized,
             order=what.order,
             compute_dtype=compute,
             compiled=what.compiled,
@@ -147,6 +150,7 @@ class _Called(NamedTuple):
     shapes: Any
     compiled: Any
     vectorized: bool
+    rules_vectorized: bool
     order: str
 
 
@@ -163,32 +167,32 @@ def _called(
 ) -> _Called:
     if isinstance(function, Kernel):
         shapes: Any = FromKernel.of(label, function, compute)
+        whole = vectorized or shapes.signature.elementwise
         memory = "F" if function.loop.fortran else "C"
-        return _Called(function, shapes, function, True, memory)
+        return _Called(function, shapes, function, True, bool(whole), memory)
     if ufunc_of(function) is not None and signature is None and out is None:
         shapes = FromUfunc.of(label, function, dtype, compute)
+        whole = bool(vectorized or shapes.signature.elementwise)
         if shapes.loops.of_objects:
-            return _Called(shapes.loops.over_arrays(), shapes, None, True, order)
-        return _Called(function, shapes, shapes.loops, True, order)
+            return _Called(shapes.loops.over_arrays(), shapes, None, True, whole, order)
+        return _Called(function, shapes, shapes.loops, True, whole, order)
     parsed = None if signature is None else _parsed(label, signature)
     shapes = declare(label, parsed, out, dtype, compute, _effect(label, effect))
+    vectorized = bool(vectorized)
     if not isinstance(function, Handler):
-        return _Called(function, shapes, None, bool(vectorized), order)
+        return _Called(function, shapes, None, vectorized, vectorized, order)
     if compute is not None:
         raise TypeError(f"{label}: a Handler gets buffers as they are; leave out compute_dtype=")
-    return _Called(function, shapes, function, bool(vectorized), order)
+    return _Called(function, shapes, function, vectorized, vectorized, order)
 
 
-def _refuse_what_a_kernel_has(
-    label: str, signature: Any, out: Any, dtype: Any, order: str, vectorized: bool
-) -> None:
+def _refuse_what_a_kernel_has(label: str, signature: Any, out: Any, dtype: Any, order: str) -> None:
     """Options that say of a function what a kernel says of itself."""
     remedies = {
         "a signature": (signature is not None, "give it to Kernel(pointer, signature)"),
         "out=": (out is not None, "its signature gives the shapes"),
         "dtype=": (dtype is not None, "give it to Kernel(pointer, dtypes=...)"),
         "order=": (order != "C", "Kernel(pointer, convention='Fortran') takes arrays so"),
-        "vectorized=": (bool(vectorized), "it is looped over without Python in any case"),
     }
     for option, (given, remedy) in remedies.items():
         if given:

@@ -34,7 +34,7 @@ def contract_of(definition: Definition) -> dict[str, str]:
         "operands": None if ufunc else ", ".join(operands),  # SciPy may rename its own
         "static parameters": ", ".join(static),
         "results": role.shapes.told(),
-        "vectorized=": root.vectorized,
+        "vectorized=": root.rules_vectorized,
         "compute_dtype=": root.compute_dtype and root.compute_dtype.name,
         "order=": root.order if root.order != "C" else None,
         "linear=": role.linear if role.linear is True else sorted(role.linear or ()),

@@ -77,6 +77,8 @@ class Definition:
       parameters: what the function takes.
       calling: how it is called (a rule may take fewer static parameters).
       traced: a rule that is a JAX function.
+      vectorized: whether the function takes loop dimensions itself.
+      rules_vectorized: whether its rules do.
       compiled: the loops of a ufunc, or a kernel, that are called without Python.
       threads: how many the loop dimensions are spread over, 0 for all.
       aliases: pairs of an argument and a result that may share memory.
@@ -104,6 +106,7 @@ class Definition:
         calling: Parameters | None = None,
         traced: Any = None,
         vectorized: bool = False,
+        rules_vectorized: bool = False,
         order: str = "C",
         compute_dtype: np.dtype | None = None,
         compiled: Any = None,
@@ -127,6 +130,7 @@ class Definition:
         self.calling = calling or self.parameters
         self.traced = traced
         self.vectorized = vectorized
+        self.rules_vectorized = rules_vectorized
         self.order = order
         self.compute_dtype = compute_dtype
         self.compiled = compiled
@@ -322,7 +326,8 @@ class Definition:
             step=step,
             calling=role.calling(self.calling),
             traced=traced,
-            vectorized=self.vectorized,
+            vectorized=self.rules_vectorized,
+            rules_vectorized=self.rules_vectorized,
             order=self.order,
             compute_dtype=self.compute_dtype,
             threads=self.threads,

@@ -80,6 +80,7 @@ class _Function:
             label=getattr(self.f, "__name__", "f"),
             module=getattr(self.f, "__module__", "") or "",
             vectorized=self.can_batch,
+            rules_vectorized=self.can_batch,
         )
         binding = Binding(definition)
         self._declare_derivatives(binding)

@@ -1643,6 +1643,46 @@ cancelling = right(
     jvp=lambda p, t: 2 * (1e3 + p[0]) * t[0],
     vjp=lambda p, ct: 2 * (1e3 + p[0]) * ct,
 )
+hypot_by_rules = right(
+    "hypot-by-rules",
+    np.hypot,
+    jvp=lambda p, t: (p[0] * t[0] + p[1] * t[1]) / np.hypot(*p),
+    vjp=lambda p, ct: (p[0] * ct / np.hypot(*p), p[1] * ct / np.hypot(*p)),
+    check={"dtypes": REAL},
+)
+small_cancelling = right(
+    "small-and-cancelling",
+    lambda x: np.log(np.cosh(x)),
+    "()->()",
+    vectorized=True,
+    jvp=lambda p, t: np.tanh(p[0]) * t[0],
+    vjp=lambda p, ct: np.tanh(p[0]) * ct,
+    check={"elements": st.floats(0, 1)},
+)
+column = right(
+    "radiating-column",
+    lambda behind, source, depth: behind * np.exp(-depth) + source * (1 - np.exp(-depth)),
+    "(),(),()->()",
+    vectorized=True,
+    jvp=lambda p, t: (
+        np.exp(-p[2]) * t[0] + (1 - np.exp(-p[2])) * t[1] + (p[1] - p[0]) * np.exp(-p[2]) * t[2]
+    ),
+    vjp=lambda p, ct: (
+        np.exp(-p[2]) * ct,
+        (1 - np.exp(-p[2])) * ct,
+        (p[1] - p[0]) * np.exp(-p[2]) * ct,
+    ),
+    check={"elements": {"depth": st.floats(0, 3)}, "dtypes": REAL},
+)
+log_of_masses = right(
+    "log-of-small-numbers",
+    np.log,
+    "()->()",
+    vectorized=True,
+    jvp=lambda p, t: t[0] / p[0],
+    vjp=lambda p, ct: ct / p[0],
+    check={"elements": st.floats(1e-31, 1e-29), "dtypes": DOUBLE},
+)
 brain_float = right(
     "bfloat16",
     lambda x: x * x,

@@ -77,6 +77,9 @@ void moving(char **args, intptr_t const *dims, intptr_t const *steps, void *data
     *(double *)args[1] = 3 * *(double *)args[0];
 }
 double halved(double x) { return x / 2; }
+void reversed_into(const double *x, double *out, int64_t n) {
+  for (int64_t i = 0; i < n; i++) out[i] = x[n - 1 - i];
+}
 """
 
 
@@ -559,6 +562,47 @@ def test_static_arrays(letters, c):
             f(x, c=(1.0,), n=(1,))
 
 
+# Rules --------------------------------------------------------------------------------------------
+
+
+def reversing(lib, which):
+    """A compiled function that turns a vector round."""
+    if which == "kernel":
+        return Kernel(lib.reversed_into, "(n)->(n)")
+    numba = pytest.importorskip("numba")
+
+    @numba.guvectorize(["void(float64[:],float64[:])"], "(n)->(n)")
+    def flip(x, out):
+        for i in range(len(x)):
+            out[i] = x[len(x) - 1 - i]
+
+    return flip
+
+
+@pytest.mark.parametrize("which", ["kernel", "guvectorize"])
+def test_rules_get_core_dimensions(lib, which, x64):
+    x, w = np.random.default_rng(0).normal(size=(2, 2, 3, 4))
+    seen = []
+    f = jaxbind.bind(reversing(lib, which), linear=True)
+    f.def_transpose(lambda ct: seen.append(ct.shape) or ct[::-1])
+    gradient = jax.grad(lambda x, w: jnp.sum(w * f(x)))
+    np.testing.assert_array_equal(jax.vmap(jax.vmap(gradient))(x, w), w[..., ::-1])
+    assert set(seen) == {(4,)}
+    whole = jaxbind.bind(reversing(lib, which), linear=True, vectorized=True)
+    whole.def_transpose(lambda ct: seen.append(ct.shape) or ct[..., ::-1])
+    np.testing.assert_array_equal(jax.vjp(whole, x)[1](w)[0], w[..., ::-1])
+    assert seen[-1] == (2, 3, 4)
+
+
+def test_rules_of_elementwise_functions_get_whole_arrays(lib, x64):
+    seen = []
+    f = jaxbind.bind(Kernel(lib.halved, "()->()", args="double x"))
+    f.def_jvp(lambda p, t: seen.append(t[0].shape) or t[0] / 2)
+    x = np.arange(6.0).reshape(2, 3)
+    np.testing.assert_array_equal(jax.jvp(f, (x,), (x,))[1], x / 2)
+    assert seen == [(2, 3)]
+
+
 # What belongs to the kernel -----------------------------------------------------------------------
 
 
@@ -568,7 +612,6 @@ def test_static_arrays(letters, c):
         ({"order": "F"}, r"order= belongs to the Kernel itself; Kernel\(.*convention='Fortran'\)"),
         ({"out": jax.ShapeDtypeStruct((), float)}, "out= belongs to the Kernel itself; its signa"),
         ({"dtype": float}, r"dtype= belongs to the Kernel itself; give it to Kernel\(.*dtypes="),
-        ({"vectorized": True}, "vectorized= belongs to the Kernel itself; it is looped over wi"),
     ],
 )
 def test_options_that_a_kernel_has_itself(options, text):

@@ -22,7 +22,7 @@ import hypothesis.strategies as st
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 import jaxbind
 from jaxbind import testing
@@ -388,6 +388,30 @@ def test_rounding_on_the_way(law):
     f = bound(lambda x: (1e3 + x) ** 2 - 1e6, "()->()", vectorized=True)
     for seed in range(8):
         laws.LAWS[law](f, (np.array(0j),), seed=seed, more=[(np.array(-1.1 - 2.5j),)] * 3)
+
+
+NEAR_ZERO = {
+    "1 - cos": (lambda x: 1 - np.cos(x), np.sin),
+    "log(1 + x)": (lambda x: np.log(1 + x), lambda x: 1 / (1 + x)),
+    "exp(x) - 1": (lambda x: np.exp(x) - 1, np.exp),
+    "root": (lambda x: np.sqrt(1 + x * x) - 1, lambda x: x / np.sqrt(1 + x * x)),
+    "log cosh": (lambda x: np.log(np.cosh(x)), np.tanh),
+    "far": (lambda x: (1e3 + x) ** 2 - 1e6, lambda x: 2 * (1e3 + x)),
+}
+
+
+@pytest.mark.parametrize("name", NEAR_ZERO)
+@given(exponent=st.floats(-18, -0.5), sign=st.sampled_from([-1, 1]))
+@example(exponent=-5.0, sign=1)
+@example(exponent=-300.0, sign=1)
+def test_a_value_that_cancels_near_zero_is_not_blamed(name, exponent, sign):
+    function, slope = NEAR_ZERO[name]
+    rules = {"jvp": lambda p, t: slope(p[0]) * t[0], "vjp": lambda p, ct: slope(p[0]) * ct}
+    f = bound(function, "()->()", rules=rules, vectorized=True)
+    x = np.array(sign * 10.0**exponent)
+    for law in (laws.jvp, laws.adjoint):
+        with contextlib.suppress(laws.Skip):
+            law(f, (x,))
 
 
 def test_what_cancels_in_few_digits():

@@ -214,6 +214,8 @@ FACTORS = (
     wrong(right.square, "jvp-half", "jvp", "factor", jvp=times(0.5)),
     wrong(right.square, "vjp-half", "adjoint", "factor", vjp=times(0.5)),
     wrong(right.square, "vjp-only-half", "adjoint", "factor", jvp=None, vjp=times(0.5)),
+    wrong(right.log_of_masses, "twice", "jvp", "factor", jvp=times(2), vjp=times(2)),
+    wrong(right.log_of_masses, "vjp-only-twice", "adjoint", "factor", jvp=None, vjp=times(2)),
     wrong(right.square, "vjp-negative", "adjoint", "factor", vjp=times(-1)),
     wrong(right.sine, "partial-twice", "jvp", "factor", partials=lambda x: 2 * jnp.cos(x)),
     wrong(right.sine, "partial-negative", "jvp", "factor", partials=lambda x: -jnp.cos(x)),
@@ -938,6 +940,9 @@ HIGHER = (
     wrong(right.volume, "no-curvature", "higher", vjp_jvp=lambda p, t: np.zeros_like(t[0][0])),
     wrong(right.volume, "upper-triangle", "higher",
         jvp_jvp=lambda p, t: p[1][0] @ np.triu(right.curvatures(*p[0])) @ t[0][0]),
+    # where both are 0 it has no derivative to look at
+    wrong(right.hypot_by_rules, "no-curvature", "higher", "missing_term",
+        vjp_jvp=lambda p, t: tuple(np.zeros_like(x) for x in t[0])),
     Wrong("sine-of-wrong-cosine", sine_without_minus, ("higher",), "factor", {"dtypes": REAL}),
 )
 # fmt: on

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -252,8 +253,13 @@ class Case:
             run = self.subject.transposed(self.args, self.static, wrt, results)
             return [np.asarray(t) for t in run(list(leaves), list(cotangents))]
 
-    def numerical(self, wrt: Sequence[bool], tangents: Sequence[np.ndarray]) -> Derivative:
-        """J v by differences of values; complex numbers are pairs of real ones."""
+    def numerical(
+        self, wrt: Sequence[bool], tangents: Sequence[np.ndarray], noise: Any = 0.0
+    ) -> Derivative:
+        """J v by differences of values; complex numbers are pairs of real ones.
+
+        ``noise``: of the values, where more is known than they show beside the operands.
+        """
         chosen = [x for x, w in zip(self.leaves, wrt, strict=True) if w]
 
         def function(vector: np.ndarray) -> np.ndarray:
@@ -266,7 +272,7 @@ class Case:
             return packed([r for r in jax.tree.leaves(value) if is_inexact(r)])
 
         start = 0.25 * (0.7 + 0.3 * self.rng.random())
-        found = directional(function, packed(chosen), packed(tangents), self.eps, start)
+        found = directional(function, packed(chosen), packed(tangents), self.eps, start, noise)
         # one part of a complex number may look flat only because the steps are too long for both,
         # and may be zero, which is no measure of how well it is known
         scale = np.fmax(found.scale, np.abs(found.value))
@@ -310,24 +316,10 @@ class Case:
         Operands that are small beside constants of the function do not show it when they are moved
         by rounding errors of their own. How far results are from the line between their two
         neighbours leaves out what is smooth (Moré and Wild 2011); the three largest may be due to a
-        jump. The steps are uneven, since even ones may round alike.
+        jump.
         """
-        directions = [
-            np.maximum(np.max(np.abs(x), initial=1.0), 1.0) * self.fractions(x) for x in leaves
-        ]
-
-        steps = np.sqrt(eps) * (np.arange(13) - 6.3 + 0.5 * self.rng.random(13))
-
-        def at(step: float) -> np.ndarray:
-            return evaluate(
-                [
-                    np.asarray(x + step * d, x.dtype) if is_inexact(x) else x
-                    for x, d in zip(leaves, directions, strict=True)
-                ]
-            )
-
         try:
-            table = np.stack([at(step) for step in steps])
+            steps, table = self._beside(evaluate, leaves, self._outward(leaves), eps)
         except (Skip, UserError, BrokenContract):  # at the end of its domain it raises
             return np.zeros(())
         with np.errstate(all="ignore"):
@@ -335,6 +327,58 @@ class Case:
             line = (1 - share) * table[:-2] + share * table[2:]
             found = np.sort(np.abs(table[1:-1] - line), axis=0)[-4]
         return np.nan_to_num(found, nan=0.0, posinf=0.0)
+
+    def hidden_rounding(self, wrt: Sequence[bool]) -> np.ndarray:
+        """What rounding on the way makes of the function's values, where these do not show it.
+
+        Close to zero ``exp(x) - 1`` is as small as ``x``, but a multiple of the rounding error of
+        1; differences over steps that are as small find it constant. Farther off it is seen: there
+        values scatter by more than their own rounding, but by little beside what the function does
+        over longer ways.
+        """
+        chosen = [x for x, w in zip(self.leaves, wrt, strict=True) if w]
+
+        def evaluate(moved: list) -> np.ndarray:
+            parts = iter(moved)
+            value = self.value_at(
+                [next(parts) if w else x for x, w in zip(self.leaves, wrt, strict=True)]
+            )
+            return packed([r for r in jax.tree.leaves(value) if is_inexact(r)])
+
+        outward = self._outward(chosen)
+        try:
+            steps, table = self._beside(evaluate, chosen, outward, self.eps)
+        except (Skip, UserError, BrokenContract):
+            return np.zeros(())
+        far = np.zeros(table.shape[1])
+        for step in (1.0, 0.1, 0.01):  # it may raise at the end of its domain
+            with suppress(Skip, UserError, BrokenContract):
+                away = np.abs(evaluate(_moved(chosen, outward, step)) - table[0])
+                far = np.fmax(far, np.where(np.isfinite(away), away, 0.0))
+        basis = np.vander((steps - steps.mean()) / np.ptp(steps), 4)  # smooth functions are cubic
+        with np.errstate(all="ignore"):
+            found = np.max(np.abs(table - basis @ (np.linalg.pinv(basis) @ table)), axis=0)
+            hidden = found > 4 * self.eps * np.max(np.abs(table), axis=0)
+            return np.where(hidden & (found <= np.sqrt(self.eps) * far), found, 0.0)
+
+    def _outward(self, leaves: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Directions away from zero, so that signs stay, of the operands' scale or 1."""
+        found = []
+        for x in leaves:
+            d = np.maximum(np.max(np.abs(x), initial=1.0), 1.0) * self.fractions(x)
+            found.append(d if is_complex(x) else np.where(np.real(x) < 0, -1, 1) * np.abs(d))
+        return found
+
+    def _beside(
+        self,
+        evaluate: Callable[[list], np.ndarray],
+        leaves: Sequence[np.ndarray],
+        directions: Sequence[np.ndarray],
+        eps: float,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Steps of some roots of epsilon, uneven since even ones may round alike, and values."""
+        steps = np.sqrt(eps) * (np.arange(13) + 0.2 + 0.5 * self.rng.random(13))
+        return steps, np.stack([evaluate(_moved(leaves, directions, step)) for step in steps])
 
     def blind(self) -> bool:
         """Whether the function answers 64-bit operands in single precision.
@@ -385,6 +429,15 @@ class Case:
         longest = max(1.0, magnitude(list(tangents)))
         sizes = [np.full(packed([r]).shape, magnitude([r]) + self.ground) for r in self.results]
         return ROUNDING * self.eps * longest * np.concatenate(sizes) + self.underflow
+
+
+def _moved(
+    leaves: Sequence[np.ndarray], directions: Sequence[np.ndarray], step: float
+) -> list[np.ndarray]:
+    return [
+        np.asarray(x + step * d, x.dtype) if is_inexact(x) else x
+        for x, d in zip(leaves, directions, strict=True)
+    ]
 
 
 def is_symmetric(x: np.ndarray) -> bool:

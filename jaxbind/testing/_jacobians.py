@@ -170,11 +170,13 @@ def by_differences(
     chosen = [x for x, keep in zip(case.leaves, wrt, strict=True) if keep]
     blocks: list[list[np.ndarray]] = [[] for _ in chosen]
     for i, unit in _basis(chosen):
-        size = max(1.0, float(np.max(np.abs(chosen[i]))))
-        estimate = case.numerical(wrt, [u * size for u in unit])
-        if not np.all(estimate.known) or np.any(
-            estimate.jump > 1e-4 * (1 + np.abs(estimate.value))
-        ):
+        own = float(np.max(np.abs(chosen[i] * unit[i])))
+        for size in (max(1.0, float(np.max(np.abs(chosen[i])))), own):
+            estimate = case.numerical(wrt, [u * size for u in unit])
+            smooth = estimate.jump <= 1e-4 * (1 + np.abs(estimate.value))
+            if size > 0 and np.all(estimate.known & smooth):
+                break
+        else:
             return None
         column = unpacked(
             estimate.value / size,

@@ -54,12 +54,14 @@ def directional(
     v: np.ndarray,
     eps: float,
     start: float = 0.25,
+    noise: np.ndarray | float = 0.0,
 ) -> Derivative:
     """The derivative of ``function`` (of vectors, in vectors) at ``x`` along ``v``.
 
     Args:
       eps: the machine epsilon of what the function computes in.
       start: the longest step, in units of ``v``, which should be as long as ``x``'s scale.
+      noise: of the function's values, at least.
     """
     count = max(6, int(np.ceil(-np.log(np.sqrt(eps)) / np.log(RATIO))) + 1)
     steps = start * RATIO ** -np.arange(count)
@@ -71,7 +73,8 @@ def directional(
         central = (plus - minus) / (2 * column)
         second = (plus - 2 * middle + minus) / column
         size = np.maximum(np.abs(plus), np.abs(minus))
-        floor = np.maximum(_noise(function, x, v, eps), 2 * eps * size) / column
+        found = np.maximum(_noise(function, x, v, eps), noise)
+        floor = np.maximum(found, 2 * eps * size) / column
         value, error, chosen = _extrapolated(central, floor)
         jump, kinked, rough = _jump(second, floor, chosen, value)
         rough |= _is_other_nearby(central, value, 10 * (floor + error), chosen)
