@@ -1,5 +1,7 @@
 """Bind any function to JAX. See `bind`."""
 
+import importlib
+
 from jaxbind import _compiled
 
 if _installed := _compiled.folder(__path__[0], "_version.py"):
@@ -17,6 +19,13 @@ from jaxbind._legacy import get_linear_call as get_linear_call
 from jaxbind._legacy import get_nonlinear_call as get_nonlinear_call
 from jaxbind._legacy import load_kwargs as load_kwargs
 from jaxbind._version import __version__ as __version__
+
+
+def __getattr__(name: str) -> object:
+    if name == "testing":  # which needs Hypothesis
+        return importlib.import_module("jaxbind.testing")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "Binding",

@@ -14,9 +14,11 @@ import numpy as np
 from jaxbind import _dtypes, _identity, _signature
 from jaxbind._binding import Binding
 from jaxbind._definition import Definition
+from jaxbind._errors import short_repr
 from jaxbind._handler import Handler
 from jaxbind._kernels import Kernel
 from jaxbind._parameters import Parameters, position, positions
+from jaxbind._pointers import is_c_function
 from jaxbind._roles import Function
 from jaxbind._shapes import FromKernel, FromUfunc, declare
 from jaxbind._ufuncs import ufunc_of
@@ -98,6 +100,12 @@ def bind(
     given_signature = function or signature if decorates else signature
 
     def make(function: Any) -> Binding:
+        declared = given_signature is not None or out is not None
+        if is_c_function(function) and not (declared and callable(function)):
+            raise TypeError(
+                f"bind({short_repr(function)}): a C function is bound as"
+                " bind(jaxbind.Kernel(function, signature))"
+            )
         label = _label(function, name)
         if order not in ("C", "F"):
             raise ValueError(f"{label}: order={order!r} is not understood; it is 'C' or 'F'")

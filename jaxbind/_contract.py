@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,7 @@ def contract_of(definition: Definition) -> dict[str, str]:
         "operands": None if ufunc else ", ".join(operands),  # SciPy may rename its own
         "static parameters": ", ".join(static),
         "results": role.shapes.told(),
+        "script": _script(root),
         "vectorized=": root.rules_vectorized,
         "compute_dtype=": root.compute_dtype and root.compute_dtype.name,
         "order=": root.order if root.order != "C" else None,
@@ -45,6 +48,13 @@ def contract_of(definition: Definition) -> dict[str, str]:
         "allow_jax=": root.allow_jax,
     }
     return {what: str(value) for what, value in told.items() if value}
+
+
+def _script(root: Definition) -> str | None:
+    """The script that a name of ``__main__`` belongs to: another one's has another function."""
+    if root.given_name is not None or "__main__" not in (root.module, root.home):
+        return None
+    return os.path.basename(getattr(sys.modules.get("__main__"), "__file__", None) or "")
 
 
 def example_of(definition: Definition, structs: Sequence[Any], outputs: Outputs) -> tuple | None:

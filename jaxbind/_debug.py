@@ -144,7 +144,7 @@ class Watch:
             if _checksum(x) != before:
                 raise ContractError(
                     f"changed {name}, {FOUND}. Operands belong to JAX: work on a copy, or"
-                    " declare aliases="
+                    " declare aliases= (inout= of a Kernel)"
                 )
 
     def _check_finite(self) -> None:

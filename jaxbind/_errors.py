@@ -8,8 +8,10 @@ import os
 import threading
 import traceback
 from collections.abc import Sequence
+from types import TracebackType
 from typing import Any
 
+import jax
 import numpy as np
 
 # XLA's status codes (absl::StatusCode)
@@ -60,6 +62,9 @@ def remember(error: BaseException, text: str) -> None:
     global _last
     log.debug("a bound function raised", exc_info=error)
     let_go(error)
+    frames = _users_frames(error)
+    if frames is not None or isinstance(error, ContractError):  # whose text says all
+        error.__traceback__ = frames
     _last = _here.last = (error, text)
 
 
@@ -104,6 +109,8 @@ def _without_views(value: Any) -> Any:
 def with_cause(error: BaseException) -> BaseException:
     """What to raise for an error of JAX's: the error, with the exception that it tells of as cause.
 
+    JAX has two kinds for one thing: a program that has run before raises a bare ``ValueError``.
+
     An exception that is no ``Exception`` (``KeyboardInterrupt``, ``SystemExit``) is to be raised
     itself: it is meant for the whole program, and ``except Exception`` must not stop it. Raised
     where ``error`` is handled, it has that as its context.
@@ -115,6 +122,8 @@ def with_cause(error: BaseException) -> BaseException:
         return error
     if not isinstance(cause, Exception):
         return cause
+    if type(error) is ValueError:
+        error = jax.errors.JaxRuntimeError(text)
     error.__cause__ = cause
     return error
 
@@ -191,11 +200,16 @@ def _hint(error: BaseException) -> str:
     return ""
 
 
-def _user_traceback(error: BaseException) -> str:
+def _users_frames(error: BaseException) -> TracebackType | None:
+    """The traceback from the first line that is not ours."""
     frames = error.__traceback__
     while frames is not None and _is_ours(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
-    shown = traceback.TracebackException(type(error), error, frames, compact=True)
+    return frames
+
+
+def _user_traceback(error: BaseException) -> str:
+    shown = traceback.TracebackException(type(error), error, _users_frames(error), compact=True)
     return "".join(shown.format()).rstrip()
 
 
@@ -210,7 +224,12 @@ def kept_view(name: str) -> KeptView:
     )
 
 
-def wrong_shape(index: int, count: int, got: Any, wanted: str) -> ContractError:
+def wrong_shape(index: int, count: int, got: Any, wanted: str, rule: bool) -> ContractError:
+    if rule:
+        return ContractError(
+            f"returned {got} for {_result(index, count)}, where {wanted} is wanted: a rule gives"
+            " tangents of the shapes of the results, and cotangents of those of the arguments"
+        )
     return ContractError(
         f"returned {got} for {_result(index, count)}; its declared shape and dtype are {wanted}."
         " Return that shape, or change the signature or out="

@@ -300,7 +300,8 @@ class _Refusing(jax.core.Trace):
         del args, kwargs
         raise CalledJax(
             f"a foreign function called JAX ({primitive}), which can block the runtime for ever."
-            " Compute with NumPy inside it, or bind it with allow_jax=True"
+            " Compute with NumPy inside it, or bind it with allow_jax=True (a rule that is a JAX"
+            " function is declared with traced=True)"
         )
 
     process_primitive = _refuse

@@ -225,7 +225,10 @@ def check_operand(label: str, name: str, given: Any, known: np.dtype) -> None:
     if not fits and wider and given.kind in "iub" and known.kind in "fc":
         fits = True  # as NumPy's ufuncs take integers
     if not fits:
+        remedy = f"Convert it with .astype(jnp.{known.name})"
+        if _dtypes.is_complex(given) and not _dtypes.is_complex(known):
+            remedy = "Give its .real part, if that is meant"
         raise TypeError(
             f"{label}: {name} is {given.name}, but the kernel takes {known.name}, which cannot"
-            f" hold that exactly. Convert it with .astype(jnp.{known.name})"
+            f" hold that exactly. {remedy}"
         )

@@ -180,6 +180,17 @@ def pointer_of(function: Any, what: str = "Kernel", *, inner_loop: bool = False)
     return found
 
 
+def is_c_function(function: Any) -> bool:
+    """Whether it is one for C, whatever it does when Python calls it."""
+    given: Any = function
+    return (
+        isinstance(function, ctypes._CFuncPtr)  # pyright: ignore[reportAttributeAccessIssue]
+        or type(function).__name__ in ("PyCapsule", "LowLevelCallable")
+        or type(function).__module__ == "_cffi_backend"
+        or (hasattr(given, "address") and hasattr(given, "_sig"))
+    )
+
+
 def _shown(function: Any) -> str:
     text = repr(function)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -611,7 +611,7 @@ cdef class CallSite(Site):
             if not (self.vectorized and broadcasts(array.shape, view.shape, self.loop)):
                 raise _errors.wrong_shape(
                     index, layout.count - layout.operands,
-                    _result.describe(value), self.shown(layout, i))
+                    _result.describe(value), self.shown(layout, i), self.rule)
         PyArray_CopyInto(<cnp.ndarray>view, <cnp.ndarray>array)
         return 0
 

@@ -42,7 +42,14 @@ def inline(call: Call, operands: Sequence[Any]) -> list[Any]:
     outputs = definition.outputs(call, [core_struct(x, call.loop) for x in operands])
 
     def core(*leaves: Any) -> list[Any]:
-        return definition.traced(call, outputs, call.arguments(leaves))
+        try:
+            return definition.traced(call, outputs, call.arguments(leaves))
+        except jax.errors.TracerArrayConversionError as error:
+            error.add_note(
+                f"(in the rule of {definition.label}, which must be a JAX function; one over NumPy"
+                " arrays is declared with traced=False)"
+            )
+            raise
 
     return over_loops(core, call.loop, operands)
 

@@ -117,7 +117,7 @@ class FromSignature:
     def _promoted(self, call: Call, structs: Structs) -> np.dtype:
         kinds = call.definition.role.kinds(call, structs)
         dtypes = [s.dtype for s, kind in zip(structs, kinds, strict=True) if kind is not None]
-        dtypes = dtypes or [s.dtype for s in structs] or [np.dtype(float)]
+        dtypes = dtypes or [s.dtype for s in structs] or [_dtypes.canonical(np.float64)]
         promoted = jnp.result_type(*dtypes)
         if self.compute is not None and not _converts(self.compute, np.dtype(promoted)):
             promoted = _dtypes.canonical(self.compute)

@@ -2,6 +2,7 @@
 
 import collections
 import copy
+import ctypes
 import dataclasses
 import datetime
 import decimal
@@ -20,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.special
+import scipy.special.cython_special
 from hypothesis import given, settings
 
 import jaxbind
@@ -951,3 +952,16 @@ def test_wrong_declarations(out, text):
     for call in (f, jax.jit(f), lambda *a: jax.eval_shape(f, *a)):
         with pytest.raises((TypeError, ValueError), match=re.escape(text)):
             call(x, x)
+
+
+def test_a_c_function_without_a_kernel():
+    with says(TypeError, "a C function is bound as bind(jaxbind.Kernel(function, signature))"):
+        jaxbind.bind(ctypes.CDLL(None).abs)
+    with says(TypeError, "a C function is bound as bind(jaxbind.Kernel(function, signature))"):
+        jaxbind.bind(scipy.special.cython_special.__pyx_capi__["j0"], "()->()")
+
+
+def test_testing_is_an_attribute():
+    assert jaxbind.testing.check.__module__.startswith("jaxbind.testing")
+    with pytest.raises(AttributeError, match="module 'jaxbind' has no attribute 'tests'"):
+        jaxbind.tests  # noqa: B018

@@ -421,3 +421,58 @@ def test_a_tangent_of_a_real_result_is_not_complex():
     assert "f.jvp returned complex128[3] for result 0; wanted float64[3]" in text
     f.def_vjp(lambda primals, cotangent: (2 + 1j) * cotangent)  # JAX's cotangent is the real part
     np.testing.assert_array_equal(jax.grad(lambda v: f(v).sum())(x), 2.0)
+
+
+# What it is, and what it shows --------------------------------------------------------------------
+
+
+def only_small(v):
+    if v[0] > 2:
+        raise ArithmeticError("no convergence")
+    return v
+
+
+def test_an_eager_error_is_one_kind_of_error():
+    """JAX itself has another one for programs that have run before."""
+    f = elementwise(only_small)
+    for value in (3.0, 1.0, 3.0):
+        if value < 2:
+            jax.block_until_ready(f(jnp.full(3, value)))
+            continue
+        with pytest.raises(jax.errors.JaxRuntimeError, match="no convergence") as caught:
+            jax.block_until_ready(f(jnp.full(3, value)))
+    assert type(caught.value.__cause__) is ArithmeticError
+
+
+def test_the_cause_begins_at_the_users_lines():
+    f = elementwise(only_small)
+    with pytest.raises(jax.errors.JaxRuntimeError) as caught:
+        jax.block_until_ready(f(jnp.full(3, 3.0)))
+    frames = caught.value.__cause__.__traceback__
+    assert frames.tb_frame.f_code is only_small.__code__ and frames.tb_next is None
+    with pytest.raises(jax.errors.JaxRuntimeError, match="returned") as caught:
+        jax.block_until_ready(elementwise(lambda v: v[1:])(x))
+    assert caught.value.__cause__.__traceback__ is None
+
+
+def test_a_rule_over_numpy_where_one_of_jax_is_wanted():
+    f = elementwise(np.sin)
+    f.def_partials(lambda v: np.cos(v))
+    with pytest.raises(jax.errors.TracerArrayConversionError) as caught:
+        jax.jit(jax.grad(lambda v: f(v).sum()))(x)
+    assert any("declared with traced=False" in note for note in caught.value.__notes__)
+
+
+def test_a_rule_of_jax_where_one_over_numpy_is_wanted():
+    f = elementwise(lambda v: v**2)
+    f.def_vjp(lambda p, ct: 2 * jnp.sin(p[0]) * ct)
+    text = message(jax.grad(lambda v: f(v).sum()), x)
+    assert "a rule that is a JAX function is declared with traced=True" in text
+
+
+def test_a_rule_whose_result_has_another_shape():
+    f = jaxbind.bind(lambda a, v: a @ v, "(m,n),(n)->(m)", name="matvec")
+    f.def_vjp(lambda p, ct: (np.outer(p[1], ct), p[0].T @ ct))
+    text = message(jax.grad(lambda a: f(a, jnp.ones(3)).sum()), jnp.ones((2, 3)))
+    assert "matvec.vjp returned float64[3,2] for " in text
+    assert "where float64[2,3] is wanted: a rule gives tangents of the shapes of the res" in text

@@ -389,6 +389,8 @@ def test_the_owner_is_kept(lib, x64):
                             args=", ".join(f"double a{i}" for i in range(9))), "at most 8"),
         (lambda lib: jaxbind.bind(axpy_of(lib), "(n)->(n)"), "belongs to the Kernel itself"),
         (lambda lib: jaxbind.bind(axpy_of(lib), compute_dtype=float), "leave compute_dtype= out"),
+        (lambda lib: jaxbind.bind(axpy_of(lib))(np.ones(2), 1j * np.ones(2), alpha=1.0),
+         r"y\) is complex.*, which cannot hold that exactly. Give its .real part, if that"),
         (lambda lib: jaxbind.bind(axpy_of(lib))(np.ones(2), np.ones(2)), "static keyword argument alpha"),
         (lambda lib: jaxbind.bind(axpy_of(lib))(np.ones(2), np.ones(2), alpha="a"),
          "static parameter alpha='a' does not fit the kernel's float64"),

@@ -389,3 +389,42 @@ if __name__ == "__main__":
 def test_pools_of_processes(run, method):
     (run.folder / "main.py").write_text(PREAMBLE + POOL.replace("METHOD", method))
     assert run("import runpy; runpy.run_path('main.py', run_name='__main__')") == "1 8 27\n"
+
+
+# Functions of a script ------------------------------------------------------------------------
+
+
+SCRIPT = """
+import jax, jaxbind, sys
+from pathlib import Path
+
+@jaxbind.bind("()->()")
+def mine(x):
+    return {factor} * x
+
+if sys.argv[1] == "save":
+    exported = jax.export.export(jax.jit(mine), disabled_checks=jaxbind.export_checks())(1.0)
+    Path("saved").write_bytes(exported.serialize())
+print(jax.export.deserialize(bytearray(Path("saved").read_bytes())).call(2.0))
+"""
+
+
+def test_a_function_of_a_script_is_not_that_of_another(tmp_path):
+    def script(name, what):
+        path = str(Path(jaxbind.__file__).parent.parent)
+        return subprocess.run(
+            [sys.executable, name, what],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    (tmp_path / "first.py").write_text(SCRIPT.format(factor=2))
+    (tmp_path / "second.py").write_text(SCRIPT.format(factor=777))
+    assert script("first.py", "save").stdout == "4.0\n"
+    assert script("first.py", "load").stdout == "4.0\n"
+    done = script("second.py", "load")
+    assert done.returncode == 1 and not done.stdout
+    assert "had the script first.py; it is second.py now" in done.stderr
