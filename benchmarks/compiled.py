@@ -43,18 +43,44 @@ void rows(const double *x, double *y, int64_t rows, int64_t n) {
   for (int64_t i = 0; i < rows; i++) square(x + i * n, y + i * n, n);
 }
 """
+# as JAX's documentation teaches it, with the types of its arguments checked
+HEADER = r"""
+#include "xla/ffi/api/ffi.h"
+namespace ffi = xla::ffi;
+ffi::Error square(ffi::Buffer<ffi::F64> x, ffi::ResultBuffer<ffi::F64> y) {
+  const double* given = x.typed_data();
+  double* made = y->typed_data();
+  for (size_t i = 0; i < x.element_count(); i++) made[i] = given[i] * given[i];
+  return ffi::Error::Success();
+}
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    Square, square,
+    ffi::Ffi::Bind().Arg<ffi::Buffer<ffi::F64>>().Ret<ffi::Buffer<ffi::F64>>());
+"""
 UFUNCS = ["jv", "gammainc", "erfcx"]
 STEPS, ROWS, WIDTH, MANY = 20_000, 1000, 512, 2_000_000
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def library() -> ctypes.CDLL:
+def built(compiler: str, text: str, suffix: str, *options: str) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
-        source, built = Path(folder, "square.c"), Path(folder, "square.so")
-        source.write_text(SOURCE, encoding="utf-8")
-        options = ["-O3", "-fno-inline", "-shared", "-fPIC"]
-        subprocess.run([os.environ.get("CC", "cc"), *options, source, "-o", built], check=True)
-        return ctypes.CDLL(str(built))
+        source, library = Path(folder, f"square.{suffix}"), Path(folder, "square.so")
+        source.write_text(text, encoding="utf-8")
+        always = ["-O3", "-shared", "-fPIC", "-w"]
+        subprocess.run([compiler, *always, *options, source, "-o", library], check=True)
+        return ctypes.CDLL(str(library))
+
+
+def library() -> ctypes.CDLL:
+    return built(os.environ.get("CC", "cc"), SOURCE, "c", "-fno-inline")
+
+
+def handler_in_cpp() -> Callable[[jax.Array], Any]:
+    include = f"-I{jax.ffi.include_dir()}"
+    found = built(os.environ.get("CXX", "c++"), HEADER, "cc", "-std=c++17", include)
+    capsule = jax.ffi.pycapsule(found.Square)
+    jax.ffi.register_ffi_target("benchmark_header", capsule, platform="cpu")
+    return lambda x: jax.ffi.ffi_call("benchmark_header", jax.ShapeDtypeStruct(x.shape, x.dtype))(x)
 
 
 def kernel_in_scan(lib: ctypes.CDLL) -> dict[str, Run]:
@@ -63,6 +89,7 @@ def kernel_in_scan(lib: ctypes.CDLL) -> dict[str, Run]:
     x = jnp.ones(8)
     return {
         "C handler, ffi_call": ready(jax.jit(scanned(ffi_call().square, STEPS)), x),
+        "C++ handler, JAX's header": ready(jax.jit(scanned(handler_in_cpp(), STEPS)), x),
         "jaxbind.Kernel": ready(jax.jit(scanned(bound, STEPS)), x),
     }
 

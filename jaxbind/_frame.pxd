@@ -18,16 +18,15 @@ from jaxbind._abi cimport (
 cdef extern from *:
     """
     /* The control word of the floating-point unit. XLA runs handlers with subnormals flushed to
-       zero; a foreign function must see the IEEE default, and XLA gets its own back. The sticky
-       exception flags are left alone. */
+       zero; a foreign function must see the IEEE default, with no exception flag raised, and XLA
+       gets its own back, flags included. It is set without a look at what it was: waiting for that
+       takes longer. */
     #if defined(__x86_64__) || defined(_M_X64)
     #include <xmmintrin.h>
     typedef unsigned int jb_fpenv;
-    #define JB_FP_DEFAULT 0x1F80u
-    #define JB_FP_FLAGS 0x3Fu
     static inline jb_fpenv jb_fp_enter(void) {
         unsigned int now = _mm_getcsr();
-        if ((now & ~JB_FP_FLAGS) != JB_FP_DEFAULT) _mm_setcsr(JB_FP_DEFAULT | (now & JB_FP_FLAGS));
+        _mm_setcsr(0x1F80u);
         return now;
     }
     static inline void jb_fp_leave(jb_fpenv saved) { _mm_setcsr(saved); }

@@ -46,32 +46,39 @@ typedef void (*jb_inner_loop)(char **, const intptr_t *, const intptr_t *, void 
 
 typedef struct jb_plan jb_plan;
 
+/* What every call looks at comes first in both, within two cache lines. */
 typedef struct {
   void *function, *data;
+  _Atomic(jb_plan *) plan;
+  int64_t threads;               /* 0: as many as the runtime has */
+  int may_raise;                 /* it may leave a Python exception behind */
   int inner_loop;                /* the convention of NumPy's gufuncs */
   int handler;                   /* an XLA FFI handler; with neither, a function by slots */
-  JB_Attrs attributes;           /* of a handler */
   int buffers, operands, loop;   /* operands first; loop dimensions in front of each */
+  int dims;                      /* how many core dimensions there are */
+  int fortran;
+  int slots, returns, result_code;
   int codes[JB_BUFFERS];         /* the types that the function knows */
   int core_ranks[JB_BUFFERS];    /* -1 of a handler, which takes any */
   int core_dims[JB_AXES];        /* number of the core dimension of each core axis */
-  int dims;                      /* how many core dimensions there are */
   int source[JB_BUFFERS];        /* of a result that starts as a copy of an operand; or -1 */
-  int fortran;
-  int slots, returns, result_code;
   jb_slot slot[JB_SLOTS];
-  int may_raise;                 /* it may leave a Python exception behind */
-  int64_t threads;               /* 0: as many as the runtime has */
-  _Atomic(jb_plan *) plan;
+  JB_Attrs attributes;           /* of a handler */
 } jb_kernel;
 
 struct jb_plan {
-  int buffers, operands, loops, axes;
   int64_t *known;                /* what `jb_fits` compares */
+  int64_t total;                 /* iterations over the loop dimensions */
+  int large;                     /* whether a result wants huge pages */
+  int direct;                    /* one call of an inner loop, or of a plain function, does it all */
+  int pointers;                  /* of a plain function: which arguments point to which buffers */
+  struct { int argument, buffer; } pointer[6];
+  int64_t arguments[6];          /* and the others */
+  intptr_t all_dims[JB_DIMS + 1], all_steps[JB_BUFFERS + JB_AXES]; /* of an inner loop */
+  int buffers, operands, loops, axes;
   int codes[JB_BUFFERS];
   int64_t ranks[JB_BUFFERS];
   int64_t *shapes[JB_BUFFERS];
-  int64_t total;                 /* iterations over the loop dimensions */
   int64_t *sizes;                /* of the merged loop dimensions */
   int64_t *steps;                /* [buffer * loops + dimension], in bytes of the buffer */
   intptr_t dims[JB_DIMS];
@@ -80,15 +87,9 @@ struct jb_plan {
   int64_t bytes[JB_BUFFERS];     /* of the whole buffer */
   jb_converter convert[JB_BUFFERS];
   int converts;
-  int large;                     /* whether a result wants huge pages */
   int64_t block;                 /* iterations that are converted at once */
   int64_t offsets[JB_BUFFERS];   /* into the memory for converted elements */
   int64_t memory;
-  int direct;                    /* one call of an inner loop, or of a plain function, does it all */
-  intptr_t all_dims[JB_DIMS + 1], all_steps[JB_BUFFERS + JB_AXES];
-  int pointers;                  /* of a plain function: which arguments point to which buffers */
-  struct { int argument, buffer; } pointer[6];
-  int64_t arguments[6];          /* and the others */
 };
 
 enum { JB_FINE, JB_NO_MEMORY, JB_WRONG_COUNT, JB_NO_BUFFER, JB_WRONG_RANK, JB_WRONG_TYPE, JB_WRONG_SIZE, JB_STATUS, JB_FUTURE };
