@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -14,7 +13,6 @@ import numpy as np
 from jaxbind.testing._compare import (
     ROUNDING,
     array_text,
-    eps_of,
     epsilon,
     is_complex,
     is_inexact,
@@ -23,6 +21,7 @@ from jaxbind.testing._compare import (
     tiny_of,
 )
 from jaxbind.testing._numerical import Derivative, directional
+from jaxbind.testing._packing import packed, packed_together, unpacked
 from jaxbind.testing._subject import (
     BrokenContract,
     KeptView,
@@ -282,133 +281,6 @@ class Case:
             scale=packed_together(scale, self.results),
         )
 
-    def nudged(
-        self, wrt: Sequence[bool], count: int = 3, leaves: Sequence[np.ndarray] | None = None
-    ) -> list[list[np.ndarray]]:
-        """Operands moved by a few units in the last place: what rounding alone may do.
-
-        Args:
-          wrt: which of them.
-          leaves: default: those of the arguments.
-        """
-        leaves = self.leaves if leaves is None else leaves
-
-        def moved(x: np.ndarray) -> np.ndarray:
-            signs = self.rng.choice([-1, 1], x.shape)
-            return np.asarray(x * (1 + 2 * eps_of(x.dtype) * signs), x.dtype)
-
-        return [
-            [moved(x) if w else x for x, w in zip(leaves, wrt, strict=True)] for _ in range(count)
-        ]
-
-    def sensitivity(self, evaluate: Callable[[list], np.ndarray], wrt: Sequence[bool]) -> Any:
-        """How far rounding the operands moves the (flat) result of ``evaluate``."""
-        middle = evaluate(self.leaves)
-        with np.errstate(all="ignore"):
-            moved = [np.abs(evaluate(leaves) - middle) for leaves in self.nudged(wrt)]
-        return np.max(np.nan_to_num(moved, nan=np.inf), axis=0, initial=0.0)
-
-    def scatter(
-        self, evaluate: Callable[[list], np.ndarray], leaves: Sequence[np.ndarray], eps: float
-    ) -> np.ndarray:
-        """How far rounding on the way scatters what ``evaluate`` gives close to ``leaves``.
-
-        Operands that are small beside constants of the function do not show it when they are moved
-        by rounding errors of their own. How far results are from the line between their two
-        neighbours leaves out what is smooth (Moré and Wild 2011); the three largest may be due to a
-        jump.
-        """
-        try:
-            steps, table = self._beside(evaluate, leaves, self._outward(leaves), eps)
-        except (Skip, UserError, BrokenContract):  # at the end of its domain it raises
-            return np.zeros(())
-        with np.errstate(all="ignore"):
-            share = ((steps[1:-1] - steps[:-2]) / (steps[2:] - steps[:-2]))[:, None]
-            line = (1 - share) * table[:-2] + share * table[2:]
-            found = np.sort(np.abs(table[1:-1] - line), axis=0)[-4]
-        return np.nan_to_num(found, nan=0.0, posinf=0.0)
-
-    def hidden_rounding(self, wrt: Sequence[bool]) -> np.ndarray:
-        """What rounding on the way makes of the function's values, where these do not show it.
-
-        Close to zero ``exp(x) - 1`` is as small as ``x``, but a multiple of the rounding error of
-        1; differences over steps that are as small find it constant. Farther off it is seen: there
-        values scatter by more than their own rounding, but by little beside what the function does
-        over longer ways.
-        """
-        chosen = [x for x, w in zip(self.leaves, wrt, strict=True) if w]
-
-        def evaluate(moved: list) -> np.ndarray:
-            parts = iter(moved)
-            value = self.value_at(
-                [next(parts) if w else x for x, w in zip(self.leaves, wrt, strict=True)]
-            )
-            return packed([r for r in jax.tree.leaves(value) if is_inexact(r)])
-
-        outward = self._outward(chosen)
-        try:
-            steps, table = self._beside(evaluate, chosen, outward, self.eps)
-        except (Skip, UserError, BrokenContract):
-            return np.zeros(())
-        far = np.zeros(table.shape[1])
-        for step in (1.0, 0.1, 0.01):  # it may raise at the end of its domain
-            with suppress(Skip, UserError, BrokenContract):
-                away = np.abs(evaluate(_moved(chosen, outward, step)) - table[0])
-                far = np.fmax(far, np.where(np.isfinite(away), away, 0.0))
-        basis = np.vander((steps - steps.mean()) / np.ptp(steps), 4)  # smooth functions are cubic
-        with np.errstate(all="ignore"):
-            found = np.max(np.abs(table - basis @ (np.linalg.pinv(basis) @ table)), axis=0)
-            hidden = found > 4 * self.eps * np.max(np.abs(table), axis=0)
-            return np.where(hidden & (found <= np.sqrt(self.eps) * far), found, 0.0)
-
-    def _outward(self, leaves: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Directions away from zero, so that signs stay, of the operands' scale or 1."""
-        found = []
-        for x in leaves:
-            d = np.maximum(np.max(np.abs(x), initial=1.0), 1.0) * self.fractions(x)
-            found.append(d if is_complex(x) else np.where(np.real(x) < 0, -1, 1) * np.abs(d))
-        return found
-
-    def _beside(
-        self,
-        evaluate: Callable[[list], np.ndarray],
-        leaves: Sequence[np.ndarray],
-        directions: Sequence[np.ndarray],
-        eps: float,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Steps of some roots of epsilon, uneven since even ones may round alike, and values."""
-        steps = np.sqrt(eps) * (np.arange(13) + 0.2 + 0.5 * self.rng.random(13))
-        return steps, np.stack([evaluate(_moved(leaves, directions, step)) for step in steps])
-
-    def blind(self) -> bool:
-        """Whether the function answers 64-bit operands in single precision.
-
-        Moved by 1e-10 of itself an operand moves the result, unless the function does not see so
-        small a change; it does see one of 1e-6.
-        """
-        wrt = self.subject.differentiable(self.args)
-        if not any(wrt) or self.eps > 1e-10 or not self.results:
-            return False
-        signs = [np.sign(np.real(self.fractions(x))) for x in self.leaves]
-
-        def moved(by: float) -> np.ndarray:
-            leaves = [
-                np.asarray(x * (1 + by * s), x.dtype) if keep else x
-                for x, s, keep in zip(self.leaves, signs, wrt, strict=True)
-            ]
-            found = packed([r for r in jax.tree.leaves(self.value_at(leaves)) if is_inexact(r)])
-            return np.abs(found - packed(self.results))
-
-        size = np.abs(packed(self.results))
-        with np.errstate(all="ignore"):
-            fine = np.max([moved(by) for by in (1e-10, -1e-10, 3e-10, -3e-10)], axis=0)
-            less, more = (np.array([moved(by), moved(-by)]) for by in (1e-6, 3e-6))
-            seen = (less > 1e-9 * size) & (more > 2 * less) & (more < 5 * less)  # in proportion
-            # what one sees of 1e-10 must stand out of the rounding of what is added up on the way
-            largest = max(magnitude(self.results), magnitude(self.args))
-            seen &= 1e-4 * less > ROUNDING * self.eps * largest
-            return bool(np.any((fine == 0) & np.all(seen, axis=0)))
-
     def need_finite(self) -> None:
         """Skip what has no derivative to speak of."""
         wanted = self.subject.differentiable(self.args)
@@ -431,15 +303,6 @@ class Case:
         return ROUNDING * self.eps * longest * np.concatenate(sizes) + self.underflow
 
 
-def _moved(
-    leaves: Sequence[np.ndarray], directions: Sequence[np.ndarray], step: float
-) -> list[np.ndarray]:
-    return [
-        np.asarray(x + step * d, x.dtype) if is_inexact(x) else x
-        for x, d in zip(leaves, directions, strict=True)
-    ]
-
-
 def is_symmetric(x: np.ndarray) -> bool:
     """Whether it is a symmetric, or Hermitian, matrix (or several)."""
     square = x.ndim >= 2 and x.shape[-1] == x.shape[-2] > 1
@@ -455,58 +318,6 @@ def raises(evaluate: Callable[[], Any]) -> bool:
     except Exception:
         return True
     return False
-
-
-def packed(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """One real vector (of doubles) from arrays; complex numbers become pairs."""
-    parts = [
-        np.ascontiguousarray(a, complex).reshape(-1).view(float)
-        if is_complex(a)
-        else np.asarray(a, float).reshape(-1)
-        for a in arrays
-    ]
-    return np.concatenate(parts) if parts else np.zeros(0)
-
-
-def packed_together(values: np.ndarray, like: Sequence[np.ndarray]) -> np.ndarray:
-    """The larger value of each complex number's two."""
-    found, start = values.copy(), 0
-    for a in like:
-        count = a.size * (2 if is_complex(a) else 1)
-        if is_complex(a):
-            pairs = values[start : start + count].reshape(-1, 2)
-            found[start : start + count] = np.repeat(np.max(pairs, axis=1), 2)
-        start += count
-    return found
-
-
-def unpacked(vector: np.ndarray, like: Sequence[np.ndarray]) -> list[np.ndarray]:
-    found, start = [], 0
-    for a in like:
-        count = a.size * (2 if is_complex(a) else 1)
-        part = vector[start : start + count]
-        start += count
-        if is_complex(a):
-            part = np.ascontiguousarray(part).view(complex)
-        found.append(part.astype(a.dtype).reshape(a.shape))
-    return found
-
-
-def conjugation(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """The signs that conjugation gives to packed arrays: -1 for imaginary parts."""
-    return packed([np.full(a.shape, 1 - 1j) if is_complex(a) else np.ones(a.shape) for a in arrays])
-
-
-def real_rows(case: Case, wrt: tuple[bool, ...]) -> np.ndarray:
-    """The Jacobian over the real numbers that Jᵀ w stands for, row by row.
-
-    ``Re(w J v)`` with w = 1 is the real part of J v, with w = i minus its imaginary part; and so
-    for the operand.
-    """
-    chosen = [x for x, keep in zip(case.leaves, wrt, strict=True) if keep]
-    signs = conjugation(case.results)
-    rows = [case.pulled(wrt, unpacked(u, case.results)) for u in np.eye(len(signs))]
-    return signs[:, None] * np.stack([packed(row) for row in rows]) * conjugation(chosen)
 
 
 def _shown(arg: Any) -> str:

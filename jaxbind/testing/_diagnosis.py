@@ -19,6 +19,7 @@ from jaxbind.testing._compare import difference, is_inexact
 from jaxbind.testing._jacobians import POINTS, conjugated, inner_case, points_of
 from jaxbind.testing._laws_loops import operation_of
 from jaxbind.testing._mistakes import MISTAKES, conjugate_text, single_precision_text
+from jaxbind.testing._rounding import blind
 from jaxbind.testing._violation import Diagnosis, LawViolation
 
 
@@ -53,7 +54,7 @@ def _find(law: str, violation: LawViolation, cases: Sequence[Case]) -> Diagnosis
     if "matrix" not in detail or law == "jvp_linear":
         return None
     cases = [case for case in cases if _usable(case)]
-    if any(case.blind() for case in cases[: 2 * POINTS]):
+    if any(blind(case) for case in cases[: 2 * POINTS]):
         return Diagnosis("single_precision", single_precision_text("The function"))
     inner = [inner_case(case, detail) for case in cases]
     rule = _rule_name(cases[0], detail)

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from jaxbind.testing._case import Case, packed, real_rows, unpacked
+from jaxbind.testing._case import Case
 from jaxbind.testing._check import Check
+from jaxbind.testing._jacobians import real_rows
+from jaxbind.testing._packing import packed, unpacked
 
 #: elements of a Jacobian that is still worth a picture
 LARGEST = 600

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxbind.testing._case import Case, conjugation, packed, real_rows, unpacked
+from jaxbind.testing._case import Case
 from jaxbind.testing._compare import difference, is_complex, is_inexact
+from jaxbind.testing._packing import conjugation, packed, unpacked
 
 #: how many elements a Jacobian may have
 LARGEST = 400
@@ -171,10 +172,10 @@ def by_differences(
     blocks: list[list[np.ndarray]] = [[] for _ in chosen]
     for i, unit in _basis(chosen):
         own = float(np.max(np.abs(chosen[i] * unit[i])))
-        for size in (max(1.0, float(np.max(np.abs(chosen[i])))), own):
+        for size in filter(None, (max(1.0, float(np.max(np.abs(chosen[i])))), own)):
             estimate = case.numerical(wrt, [u * size for u in unit])
             smooth = estimate.jump <= 1e-4 * (1 + np.abs(estimate.value))
-            if size > 0 and np.all(estimate.known & smooth):
+            if np.all(estimate.known & smooth):
                 break
         else:
             return None
@@ -252,3 +253,15 @@ def _real_matrices(case: Case, matrix: str) -> Any:
     else:
         given = real_rows(case, wrt)
     return given, wanted, conjugation(chosen), conjugation(case.results)
+
+
+def real_rows(case: Case, wrt: tuple[bool, ...]) -> np.ndarray:
+    """The Jacobian over the real numbers that Jᵀ w stands for, row by row.
+
+    ``Re(w J v)`` with w = 1 is the real part of J v, with w = i minus its imaginary part; and so
+    for the operand.
+    """
+    chosen = [x for x, keep in zip(case.leaves, wrt, strict=True) if keep]
+    signs = conjugation(case.results)
+    rows = [case.pulled(wrt, unpacked(u, case.results)) for u in np.eye(len(signs))]
+    return signs[:, None] * np.stack([packed(row) for row in rows]) * conjugation(chosen)

@@ -24,6 +24,7 @@ from jaxbind.testing._compare import (
     same_kind,
 )
 from jaxbind.testing._law import Broken, law
+from jaxbind.testing._rounding import nudged
 from jaxbind.testing._subject import (
     BrokenContract,
     KeptView,
@@ -195,7 +196,7 @@ def static(case: Case) -> None:
     """In any order, and in one program, each gives what it gives alone."""
     apply_only_if(len(case.statics) > 1, "there is one set of static parameters: give static=[...]")
     subject = case.subject
-    nearby = case.rebuilt(case.nudged([is_inexact(x) for x in case.leaves], 1)[0])
+    nearby = case.rebuilt(nudged(case, [is_inexact(x) for x in case.leaves], 1)[0])
 
     def values(args: tuple, statics: Sequence[Static]) -> list[Any]:
         with skipping_where_it_raises():

@@ -9,7 +9,7 @@ import numpy as np
 from jax.tree_util import tree_unflatten
 
 from jaxbind._roles import GENERAL, NONDIFF
-from jaxbind.testing._case import Case, packed
+from jaxbind.testing._case import Case
 from jaxbind.testing._compare import (
     difference,
     is_complex,
@@ -19,6 +19,8 @@ from jaxbind.testing._compare import (
     number,
 )
 from jaxbind.testing._law import Broken, law
+from jaxbind.testing._packing import packed
+from jaxbind.testing._rounding import blind, sensitivity
 from jaxbind.testing._subject import apply_only_if, errors_told_apart, skipping_where_it_raises
 from jaxbind.testing._violation import Skip
 
@@ -52,7 +54,7 @@ def _linear_in(case: Case, group: Any) -> None:
         x, y, mixed, zero = at(1, 0), at(0, 1), at(a, b), at(0, 0)
     if not all(np.all(np.isfinite(r)) for r in [*x, *y, *mixed]):
         raise Skip("the function's value is not finite")
-    moved = case.sensitivity(lambda leaves: packed(leaves_of(case.value_at(leaves))), member)
+    moved = sensitivity(case, lambda leaves: packed(leaves_of(case.value_at(leaves))), member)
     scale = max(magnitude(x), magnitude(y), magnitude(mixed))
     tolerance = case.tolerance() * scale + 8 * float(np.max(moved, initial=0.0)) + case.slack
     tolerance += case.underflow
@@ -65,7 +67,7 @@ def _linear_in(case: Case, group: Any) -> None:
         gap = magnitude([p - q for p, q in zip(mixed, apart, strict=True)])
         raise Broken(
             f"got  f(a x + b y) and a f(x) + b f(y) = {wrong}, in {names}",
-            single=case.eps < 1e-10 and gap < 1e-6 * scale and case.blind(),
+            single=case.eps < 1e-10 and gap < 1e-6 * scale and blind(case),
         )
 
 

@@ -11,9 +11,11 @@ import jax
 import numpy as np
 from jax.tree_util import tree_unflatten
 
-from jaxbind.testing._case import Case, packed
+from jaxbind.testing._case import Case
 from jaxbind.testing._compare import difference, is_inexact
 from jaxbind.testing._law import Broken, law
+from jaxbind.testing._packing import packed
+from jaxbind.testing._rounding import nudged, scatter
 from jaxbind.testing._subject import (
     UserError,
     apply_only_if,
@@ -187,12 +189,12 @@ def _compare(
         return
     # algorithms for batches may round differently: as much as operands rounded otherwise
     moved = [
-        packed(_alone(case, operation, nudged)) - packed(want)
-        for nudged in case.nudged([is_inexact(x) for x in row], leaves=row)
+        packed(_alone(case, operation, beside)) - packed(want)
+        for beside in nudged(case, [is_inexact(x) for x in row], leaves=row)
     ]
     with np.errstate(all="ignore"):
         slack = 8 * float(np.max(np.nan_to_num(np.abs(moved), nan=0.0), initial=0.0)) + case.slack
-    noise = case.scatter(lambda row: packed(_alone(case, operation, row)), row, case.eps)
+    noise = scatter(case, lambda row: packed(_alone(case, operation, row)), row, case.eps)
     slack += 16 * float(np.max(noise, initial=0.0))
     wrong = difference(list(got), want, case.tolerance(), [np.full(w.shape, slack) for w in want])
     if wrong is not None:

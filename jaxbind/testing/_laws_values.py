@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbind import _identity
-from jaxbind.testing._case import Case, packed, raises
+from jaxbind.testing._case import Case, raises
 from jaxbind.testing._compare import (
     difference,
     eps_of,
@@ -25,6 +25,8 @@ from jaxbind.testing._compare import (
     same_bits,
 )
 from jaxbind.testing._law import Broken, law
+from jaxbind.testing._packing import packed
+from jaxbind.testing._rounding import blind, scatter
 from jaxbind.testing._subject import (
     BrokenContract,
     UserError,
@@ -113,7 +115,7 @@ _OTHERS = ("float32", "float16", "bfloat16", "complex64", "complex128", "int32",
 def dtypes(case: Case) -> None:
     """Against the answer in 64 bits; a dtype that is not accepted raises a clear error."""
     _ = case.value
-    if not raises(case.blind) and case.blind():
+    if not raises(lambda: blind(case)) and blind(case):
         raise Broken(
             "got  the same bits for operands that differ by 1e-10 of themselves, in 64 bits",
             single=True,
@@ -182,7 +184,7 @@ def _compare_precisions(
             wrong &= np.isfinite(found)  # what is computed on the way may overflow
     if np.any(wrong):  # or else this precision shows what cancels on the way
         double = eps_of(np.float64)
-        wrong &= gap > slack + 16 * case.scatter(evaluate, exact, double) * (eps / double)
+        wrong &= gap > slack + 16 * scatter(case, evaluate, exact, double) * (eps / double)
     if np.any(wrong):
         index = int(np.argmax(np.where(wrong, gap, -1)))
         raise Broken(f"got  {number(found[index])} in {name} and {number(want[index])} in 64 bits")

@@ -44,8 +44,12 @@ class Derivative:
     @property
     def known(self) -> np.ndarray:
         """Where the estimate is good enough to judge a rule by it."""
+        return self.known_to(1e-3)
+
+    def known_to(self, rtol: float) -> np.ndarray:
+        """Where it is good to a part of the size of derivative or function."""
         size = np.maximum(np.abs(self.value), self.scale)
-        return np.isfinite(self.value) & (self.error <= 1e-3 * size)
+        return np.isfinite(self.value) & (self.error <= rtol * size)
 
 
 def directional(
