@@ -23,7 +23,10 @@ from jaxbind._version import __version__ as __version__
 
 def __getattr__(name: str) -> object:
     if name == "testing":  # which needs Hypothesis
-        return importlib.import_module("jaxbind.testing")
+        try:
+            return importlib.import_module("jaxbind.testing")
+        except ImportError as error:
+            raise AttributeError(f"jaxbind.testing cannot be imported: {error}") from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -116,6 +116,9 @@ def read(d: Declared) -> Arguments:
         _check_prototype(d, d.prototype, names, slots)
     if d.prototype is not None and returns == RESULT:
         _check_result(d, d.prototype, dtypes[-1])
+    if d.fortran:  # which gets the lengths of texts behind all else
+        size = np.dtype(np.uintp)
+        slots += tuple(s._replace(kind=VALUE, dtype=size, length=True) for s in slots if s.char)
     return Arguments(tuple(inputs), dtypes, slots, returns, tuple(source), status)
 
 

@@ -52,7 +52,8 @@ def contract_of(definition: Definition) -> dict[str, str]:
 
 def _script(root: Definition) -> str | None:
     """The script that a name of ``__main__`` belongs to: another one's has another function."""
-    if root.given_name is not None or "__main__" not in (root.module, root.home):
+    mains = ("__main__", "__mp_main__")  # the latter in processes that it has spawned
+    if root.given_name is not None or not {root.module, root.home} & set(mains):
         return None
     return os.path.basename(getattr(sys.modules.get("__main__"), "__file__", None) or "")
 

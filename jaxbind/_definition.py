@@ -330,7 +330,7 @@ class Definition:
             rules_vectorized=self.rules_vectorized,
             order=self.order,
             compute_dtype=self.compute_dtype,
-            threads=self.threads,
+            threads=self.threads if self.compiled is None else 1,  # that says C code is safe
             allow_jax=self.allow_jax,
         )
 

@@ -18,13 +18,19 @@ NOTHING, RETURNS_STATUS, RESULT = range(3)
 
 
 class Slot(NamedTuple):
-    """One argument of a C function: what is passed, and as which type (``char``: as a letter)."""
+    """One argument of a C function: what is passed, and as which type.
+
+    Attributes:
+      char: whether the number stands for a letter.
+      length: whether the length of the text is passed, not the text.
+    """
 
     kind: int
     index: int
     dtype: np.dtype
     name: str = ""
     char: bool = False
+    length: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,12 +184,15 @@ def _value(label: str, slot: Slot, static: Mapping[str, Any]) -> bytes:
         return b"\0" * 16
     value, pointer = static[slot.name], slot.kind == VALUE_POINTER
     try:
+        if slot.length:
+            text = value.encode() if isinstance(value, str) else value
+            return np.asarray(np.size(text) if np.ndim(text) else len(text), slot.dtype).tobytes()
         if slot.char and isinstance(value, (str, bytes)):
             return _text(value, pointer)
         array = held(value, slot.dtype)
         if array.ndim > pointer:
             raise TypeError("one number is wanted")
-        return array.tobytes()
+        return array.tobytes() + b"\0" * (slot.char and pointer)
     except (TypeError, ValueError, OverflowError) as error:
         kind = "char" if slot.char else slot.dtype.name
         raise TypeError(
@@ -212,16 +221,25 @@ def held(value: Any, dtype: np.dtype) -> np.ndarray:
       TypeError, ValueError, OverflowError: for what the type cannot hold.
     """
     array = np.asarray(value)
-    if array.dtype.kind not in "biufc":
+    if array.size == 0:
+        return array.astype(dtype)
+    whole = dtype.kind in "iu" and all(isinstance(v, (int, np.integer)) for v in _elements(value))
+    if whole:
+        array = np.asarray(value, object)  # NumPy makes floating-point numbers of mixed ones
+    elif array.dtype.kind not in "biufc":
         raise TypeError(f"a {type(value).__name__} is no number that C has")
-    if array.dtype.kind not in "iu" or dtype.kind not in "iub":
+    if not whole and (array.dtype.kind not in "iu" or dtype.kind not in "iub"):
         if not np.can_cast(array.dtype, dtype, "same_kind"):
-            raise TypeError(f"{array.dtype} cannot be cast to {dtype} safely")
+            raise TypeError(f"{array.dtype} cannot be cast to {dtype}")
         return array.astype(dtype)
     made = array.astype(dtype)
     if made.tolist() != array.tolist():  # as Python's integers, which are exact
         raise OverflowError(f"{value} is out of the range of {dtype}")
     return made
+
+
+def _elements(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, (tuple, list)) else (value,)
 
 
 def names_of(given: str | Sequence[str]) -> tuple[str, ...]:

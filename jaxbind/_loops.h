@@ -28,7 +28,7 @@ enum {
   JB_SLOT_DIM,          /* core dimension `index`, by value */
   JB_SLOT_DIM_POINTER,  /* the same by reference, in `code` */
   JB_SLOT_VALUE,        /* a static parameter by value */
-  JB_SLOT_VALUE_POINTER,/* the same by reference: a copy for each call, where it is short */
+  JB_SLOT_VALUE_POINTER,/* the same by reference, a copy for each call */
   JB_SLOT_STATUS,       /* pointer to an integer that is not 0 after a failure */
   JB_SLOT_DATA          /* the user's pointer */
 };
@@ -40,6 +40,7 @@ typedef struct {
   int kind, index, code; /* code: of JB_DataType */
   char value[16];
   const char *longer;    /* a value that `value` cannot hold, which the call site keeps; or NULL */
+  int64_t size;          /* of that, in bytes */
 } jb_slot;
 
 typedef void (*jb_inner_loop)(char **, const intptr_t *, const intptr_t *, void *);
@@ -379,13 +380,21 @@ static void jb_call_slots(
     const jb_kernel *k, const jb_plan *p, char *const *at, const intptr_t *step, int64_t count,
     int64_t begin, jb_failure *failure) {
   int64_t i[JB_INTEGERS_AT_MOST] = {0}, refs[JB_SLOTS][2], status;
-  int64_t failed;
+  int64_t failed, copied = 0;
+  char *copies = NULL;
   int status_bytes = k->returns == JB_RETURNS_STATUS ? jb_itemsize(k->result_code) : 4;
   double d[JB_REALS + 2] = {0};
   int code = k->returns == JB_RETURNS_NOTHING ? 0 : k->result_code;
   char *to = NULL;
+  for (int s = 0; s < k->slots; s++)
+    if (k->slot[s].longer != NULL) copied += (k->slot[s].size + 15) & ~(int64_t)15;
+  if (copied > 0 && (copies = (char *)malloc((size_t)copied)) == NULL) {
+    jb_fail(failure, JB_NO_MEMORY);
+    return;
+  }
   for (int64_t n = 0; n < count; n++) {
     int integers = 0, reals = 0;
+    char *copy = copies;
     status = 0;
     for (int s = 0; s < k->slots; s++) {
       const jb_slot *slot = &k->slot[s];
@@ -400,8 +409,14 @@ static void jb_call_slots(
           break;
         case JB_SLOT_VALUE: jb_pass(slot->value, slot->code, i, &integers, d, &reals); break;
         case JB_SLOT_VALUE_POINTER:
-          memcpy(refs[s], slot->value, 16);
-          i[integers++] = (int64_t)(intptr_t)(slot->longer ? slot->longer : (char *)refs[s]);
+          if (slot->longer != NULL) {
+            memcpy(copy, slot->longer, (size_t)slot->size);
+            i[integers++] = (int64_t)(intptr_t)copy;
+            copy += (slot->size + 15) & ~(int64_t)15;
+          } else {
+            memcpy(refs[s], slot->value, 16);
+            i[integers++] = (int64_t)(intptr_t)refs[s];
+          }
           break;
         case JB_SLOT_STATUS:
           status_bytes = jb_itemsize(slot->code);
@@ -416,6 +431,7 @@ static void jb_call_slots(
     failed = jb_integer(&status, status_bytes);
     if (failed != 0) jb_fail_at(failure, begin + n, failed);
   }
+  free(copies);
 }
 
 /* Call an XLA FFI handler with a frame for each iteration: buffers without loop dimensions. The

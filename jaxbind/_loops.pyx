@@ -61,6 +61,7 @@ cdef extern from "_loops.h" nogil:
         int kind, index, code
         char value[16]
         const char* longer
+        int64_t size
     ctypedef struct jb_plan:
         int64_t total
         int64_t bytes[1]
@@ -214,7 +215,8 @@ cdef class LoopSite(Site):
     cdef object owner
     cdef Attributes attributes
     cdef str label
-    cdef list names, slots  # the latter hold the long values
+    cdef list names
+    cdef list slots  # which hold the long values
 
     def __cinit__(self, *args, **kwargs):
         self.kernel.plan = NULL
@@ -268,7 +270,7 @@ cdef class LoopSite(Site):
             k.slot[i].index = index
             k.slot[i].code = code
             if len(value) > 16:
-                k.slot[i].longer = <char*>value
+                k.slot[i].longer, k.slot[i].size = <char*>value, len(value)
             else:
                 memcpy(k.slot[i].value, <char*>value, len(value))
         self.slots = slots

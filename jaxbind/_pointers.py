@@ -187,7 +187,7 @@ def is_c_function(function: Any) -> bool:
         isinstance(function, ctypes._CFuncPtr)  # pyright: ignore[reportAttributeAccessIssue]
         or type(function).__name__ in ("PyCapsule", "LowLevelCallable")
         or type(function).__module__ == "_cffi_backend"
-        or (hasattr(given, "address") and hasattr(given, "_sig"))
+        or (type(function).__module__.startswith("numba.") and hasattr(given, "_sig"))
     )
 
 
@@ -224,6 +224,8 @@ def _of_ctypes(function: Any) -> Prototype | None:
         return None
     given = [_ctypes_type(t) for t in function.argtypes]
     result = CType(None) if function.restype is None else _ctypes_type(function.restype)
+    if function.restype is ctypes.c_char_p:
+        result = None
     if result is None or None in given:
         every = [*zip(function.argtypes, given, strict=True), (function.restype, result)]
         unsupported = next(kind.__name__ for kind, known in every if known is None)

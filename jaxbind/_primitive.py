@@ -44,7 +44,7 @@ def _eager(*operands: Any, call: Call) -> list[Any]:
         compiled = known.keep(call, _jax.compiled_alone(foreign_p, call=call))
     try:
         return _jax.call_compiled(compiled, operands)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise _errors.with_cause(error)  # noqa: B904
 
 

@@ -35,6 +35,14 @@ class TracedRule(Protocol):
     def __call__(self, call: Call, outputs: Outputs, args: tuple) -> list[Any]: ...
 
 
+#: what functions that are not JAX's raise when JAX traces them
+NOT_IN_JAX = (
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.ConcretizationTypeError,
+)
+
+
 def inline(call: Call, operands: Sequence[Any]) -> list[Any]:
     """Apply the traced rule of ``call.definition`` over all loop dimensions."""
     definition = call.definition
@@ -44,7 +52,7 @@ def inline(call: Call, operands: Sequence[Any]) -> list[Any]:
     def core(*leaves: Any) -> list[Any]:
         try:
             return definition.traced(call, outputs, call.arguments(leaves))
-        except jax.errors.TracerArrayConversionError as error:
+        except NOT_IN_JAX as error:
             error.add_note(
                 f"(in the rule of {definition.label}, which must be a JAX function; one over NumPy"
                 " arrays is declared with traced=False)"

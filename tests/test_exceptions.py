@@ -432,16 +432,37 @@ def only_small(v):
     return v
 
 
-def test_an_eager_error_is_one_kind_of_error():
+EAGER = {
+    "call": lambda f: f,
+    "vmap": lambda f: lambda v: jax.vmap(f)(jnp.stack([v, v])),
+    "jvp": lambda f: lambda v: jax.jvp(f, (v,), (v,)),
+    "vjp": lambda f: lambda v: jax.vjp(f, v)[1](v),
+}
+
+
+@pytest.mark.parametrize("route", EAGER)
+@pytest.mark.parametrize("raised", [ArithmeticError, KeyboardInterrupt])
+def test_an_eager_error_is_one_kind_of_error(route, raised):
     """JAX itself has another one for programs that have run before."""
+
+    def only_small(v):
+        if np.any(v > 2):
+            raise raised("no convergence")
+        return v
+
     f = elementwise(only_small)
-    for value in (3.0, 1.0, 3.0):
+    f.def_jvp(lambda p, t: only_small(p[0]) * t[0])
+    f.def_vjp(lambda p, ct: only_small(p[0]) * ct)
+    run = EAGER[route](f)
+    for value in (1.0, 1.0, 3.0):
         if value < 2:
-            jax.block_until_ready(f(jnp.full(3, value)))
+            jax.block_until_ready(run(jnp.full(3, value)))
             continue
-        with pytest.raises(jax.errors.JaxRuntimeError, match="no convergence") as caught:
-            jax.block_until_ready(f(jnp.full(3, value)))
-    assert type(caught.value.__cause__) is ArithmeticError
+        kind = jax.errors.JaxRuntimeError if raised is ArithmeticError else raised
+        with pytest.raises(kind, match="no convergence") as caught:
+            jax.block_until_ready(run(jnp.full(3, value)))
+    error = caught.value
+    assert type(error if raised is KeyboardInterrupt else error.__cause__) is raised
 
 
 def test_the_cause_begins_at_the_users_lines():

@@ -500,6 +500,17 @@ void chosen(const double *x, double *out, int64_t n, char mode) {
 }
 void length(const double *x, double *out, const char *text) { *out = x[0] + strlen(text); }
 void uplo(const double *x, double *out, const char *which) { *out = *which == 'L' ? *x : -*x; }
+void used_up(const double *x, double *out, double *w, int64_t n) {
+  *out = *x;
+  for (int64_t i = 0; i < n; i++) { *out += w[i]; w[i] = 0; }
+}
+void largest(const uint64_t *x, uint64_t *out, const uint64_t *w, int64_t n) {
+  *out = *x;
+  for (int64_t i = 0; i < n; i++) if (w[i] > *out) *out = w[i];
+}
+void fortran_text(const double *x, double *out, const char *a, const char *b, size_t m, size_t n) {
+  *out = *x + 100 * m + n;
+}
 void poly(const double *x, double *out, const double *c, int64_t n) {
   *out = 0;
   for (int64_t i = n - 1; i >= 0; i--) *out = *out * *x + c[i];
@@ -547,6 +558,41 @@ def test_static_texts(letters, text):
         )
         with pytest.raises(TypeError, match=r"kernel's char \*: a text ends with its first null"):
             f(1.0, text=text + "\0")
+
+
+@pytest.mark.parametrize("count", [2, 3, 9])
+def test_what_a_kernel_writes_into_a_static_array_is_gone(letters, count, x64):
+    args = "const double *x, double *out, double *w, int64_t n"
+    kernel = Kernel(letters.used_up, "()->()", args=args, static=["w", "n"])
+    f = jax.jit(lambda x: jaxbind.bind(kernel)(x, w=(1.0,) * count, n=count))
+    for _ in range(2):
+        np.testing.assert_array_equal(f(np.zeros(4)), np.full(4, float(count)))
+
+
+def test_static_integers_of_any_size(letters, x64):
+    args = "const uint64_t *x, uint64_t *out, const uint64_t *w, int64_t n"
+    f = jaxbind.bind(Kernel(letters.largest, "()->()", args=args, static=["w", "n"]))
+    assert int(f(np.uint64(0), w=(2**64 - 1, 1), n=2)) == 2**64 - 1
+    assert f(np.uint64(7), w=(), n=0) == 7
+    with pytest.raises(TypeError, match=r"w=\(1, -1\) does not fit the kernel's uint64 \*"):
+        f(np.uint64(0), w=(1, -1), n=2)
+    with pytest.raises(TypeError, match="w=.* does not fit the kernel's uint64"):
+        f(np.uint64(0), w=(1, 2.5), n=2)
+
+
+def test_lengths_of_texts_in_fortran(letters, x64):
+    """They follow by value behind all other arguments."""
+    kernel = Kernel(
+        letters.fortran_text,
+        "()->()",
+        args="x, out, character a, character b",
+        convention="Fortran",
+        static=["a", "b"],
+        name="k",
+    )
+    f = jaxbind.bind(kernel)
+    assert f(1.0, a="hello", b="") == 501
+    assert f(1.0, a=b"hi", b="x" * 40) == 241
 
 
 @given(c=st.lists(st.floats(-9, 9), max_size=6))

@@ -395,17 +395,26 @@ def test_pools_of_processes(run, method):
 
 
 SCRIPT = """
-import jax, jaxbind, sys
+import jax, jaxbind, multiprocessing, sys
 from pathlib import Path
 
 @jaxbind.bind("()->()")
 def mine(x):
     return {factor} * x
 
-if sys.argv[1] == "save":
-    exported = jax.export.export(jax.jit(mine), disabled_checks=jaxbind.export_checks())(1.0)
-    Path("saved").write_bytes(exported.serialize())
-print(jax.export.deserialize(bytearray(Path("saved").read_bytes())).call(2.0))
+def load():
+    print(jax.export.deserialize(bytearray(Path("saved").read_bytes())).call(2.0), flush=True)
+
+if __name__ == "__main__":
+    if sys.argv[1] == "save":
+        exported = jax.export.export(jax.jit(mine), disabled_checks=jaxbind.export_checks())(1.0)
+        Path("saved").write_bytes(exported.serialize())
+    if sys.argv[1] == "spawn":
+        child = multiprocessing.get_context("spawn").Process(target=load)
+        child.start()
+        child.join()
+    else:
+        load()
 """
 
 
@@ -425,6 +434,7 @@ def test_a_function_of_a_script_is_not_that_of_another(tmp_path):
     (tmp_path / "second.py").write_text(SCRIPT.format(factor=777))
     assert script("first.py", "save").stdout == "4.0\n"
     assert script("first.py", "load").stdout == "4.0\n"
+    assert script("first.py", "spawn").stdout == "4.0\n"
     done = script("second.py", "load")
     assert done.returncode == 1 and not done.stdout
     assert "had the script first.py; it is second.py now" in done.stderr

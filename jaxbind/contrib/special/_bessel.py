@@ -46,7 +46,8 @@ def _beside_pole(function, z):
 def _second_kind(function):
     """The slope of Y_v; at 0, where both neighbours are infinite, that of the power it goes with.
 
-    That is z^-|v| (DLMF 10.7.4), and log z for v = 0.
+    That is z^-|v| (DLMF 10.7.4), and log z for v = 0; but Y_v is J_-v or its negative for v = -1/2,
+    -3/2, ... (DLMF 10.2.3).
     """
 
     def slope(v, z):
@@ -55,6 +56,8 @@ def _second_kind(function):
         away = (function()(v - 1, inner) - function()(v + 1, inner)) / 2
         base = jnp.where(pole & ~logarithm, z, 1)
         power = -abs(v) / base * function()(v, base)
+        half = (v < 0) & (v - 0.5 == jnp.floor(v - 0.5))
+        power = jnp.where(half, jnp.where(v == -0.5, jnp.inf, 0.0), power)
         return jnp.where(pole, jnp.where(logarithm, -function()(1, end), power), away)
 
     return slope
