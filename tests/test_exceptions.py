@@ -352,7 +352,8 @@ def test_the_cause_is_the_exception_that_the_error_tells_of():
     def fails(n):
         for _ in range(30):
             try:
-                f(x, n=n)
+                with jax.enable_x64(True):  # which is a setting of each thread
+                    f(x, n=n)
             except jax.errors.JaxRuntimeError as error:
                 causes[n].append(str(error.__cause__))
 
