@@ -111,7 +111,6 @@ def read(d: Declared) -> Arguments:
     status = _status(d, returned if d.status == "return" else kinds.get(d.status or ""))
     order = {n: i for i, n in enumerate([*inputs, *outputs])}  # inout: the output
     slots = tuple(_slot(d, name, kinds[name], order, dtypes, status) for name in names)
-    _check_room(d, slots)
     if d.prototype is not None:
         _check_prototype(d, d.prototype, names, slots)
     if d.prototype is not None and returns == RESULT:
@@ -119,6 +118,7 @@ def read(d: Declared) -> Arguments:
     if d.fortran:  # which gets the lengths of texts behind all else
         size = np.dtype(np.uintp)
         slots += tuple(s._replace(kind=VALUE, dtype=size, length=True) for s in slots if s.char)
+    _check_room(d, slots)
     return Arguments(tuple(inputs), dtypes, slots, returns, tuple(source), status)
 
 

@@ -593,6 +593,10 @@ def test_lengths_of_texts_in_fortran(letters, x64):
     f = jaxbind.bind(kernel)
     assert f(1.0, a="hello", b="") == 501
     assert f(1.0, a=b"hi", b="x" * 40) == 241
+    many = [f"c{i}" for i in range(16)]  # with their lengths more than fit
+    args = ", ".join(["x", "out", *(f"character {c}" for c in many)])
+    with pytest.raises(TypeError, match="32 arguments in all"):
+        Kernel(letters.fortran_text, "()->()", args=args, convention="Fortran", static=many)
 
 
 @given(c=st.lists(st.floats(-9, 9), max_size=6))
