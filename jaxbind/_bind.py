@@ -17,6 +17,7 @@ from jaxbind._definition import Definition
 from jaxbind._errors import short_repr
 from jaxbind._handler import Handler
 from jaxbind._kernels import Kernel
+from jaxbind._options import Options
 from jaxbind._parameters import Parameters, position, positions
 from jaxbind._pointers import is_c_function
 from jaxbind._roles import Function
@@ -109,12 +110,16 @@ def bind(
         label = _label(function, name)
         if order not in ("C", "F"):
             raise ValueError(f"{label}: order={order!r} is not understood; it is 'C' or 'F'")
-        compute = None if compute_dtype is None else _compute(label, compute_dtype)
-        if isinstance(function, Kernel):
-            _refuse_what_a_kernel_has(label, given_signature, out, dtype, order)
-        what = _called(
-            label, function, given_signature, out, dtype, compute, vectorized, order, effect
+        options = Options(
+            vectorized=bool(vectorized),
+            rules_vectorized=bool(vectorized),
+            order=order,
+            compute_dtype=None if compute_dtype is None else _compute(label, compute_dtype),
+            threads=_threads(label, threads),
+            allow_jax=bool(allow_jax),
+            effect=_effect(label, effect),
         )
+        what = _called(label, function, given_signature, out, dtype, options)
         parameters = Parameters.of(what.function)
         _check_count(label, parameters, what.shapes)
         role = Function(
@@ -122,7 +127,7 @@ def bind(
             linear if isinstance(linear, bool) else positions(label, "linear=", parameters, linear),
             positions(label, "multilinear=", parameters, multilinear),
             positions(label, "nondiff=", parameters, nondiff),
-            compute,
+            options.compute_dtype,
         )
         _check_linearity(label, parameters, role)
         signature_inputs = getattr(getattr(what.shapes, "signature", None), "inputs", ())
@@ -135,15 +140,10 @@ def bind(
             qualname=getattr(what.function, "__qualname__", None) or "",
             home=_calling_module(),
             given_name=name,
-            vectorized=what.vectorized,
-            rules_vectorized=what.rules_vectorized,
-            order=what.order,
-            compute_dtype=compute,
-            compiled=what.compiled,
-            threads=_threads(label, threads),
-            aliases=_aliases(label, parameters, what.compiled, aliases),
-            allow_jax=bool(allow_jax),
-            effect=_effect(label, effect),
+            options=replace(
+                what.options,
+                aliases=_aliases(label, parameters, what.options.compiled, aliases),
+            ),
         )
         _identity.announce(definition)
         return Binding(definition)
@@ -152,46 +152,40 @@ def bind(
 
 
 class _Called(NamedTuple):
-    """What is called for a function: itself or its loops, and what is known of its results."""
+    """What is called for a function, what is known of its results, and how it is called."""
 
     function: Any
     shapes: Any
-    compiled: Any
-    vectorized: bool
-    rules_vectorized: bool
-    order: str
+    options: Options
 
 
 def _called(
-    label: str,
-    function: Any,
-    signature: str | None,
-    out: Any,
-    dtype: Any,
-    compute: np.dtype | None,
-    vectorized: bool,
-    order: str,
-    effect: Any,
+    label: str, function: Any, signature: Any, out: Any, dtype: Any, options: Options
 ) -> _Called:
+    compute = options.compute_dtype
     if isinstance(function, Kernel):
+        _refuse_what_a_kernel_has(label, signature, out, dtype, options.order)
         shapes: Any = FromKernel.of(label, function, compute)
-        whole = vectorized or shapes.signature.elementwise
         memory = "F" if function.loop.fortran else "C"
-        return _Called(function, shapes, function, True, bool(whole), memory)
+        return _Called(function, shapes, _of_loops(options, shapes, function, order=memory))
     if ufunc_of(function) is not None and signature is None and out is None:
         shapes = FromUfunc.of(label, function, dtype, compute)
-        whole = bool(vectorized or shapes.signature.elementwise)
         if shapes.loops.of_objects:
-            return _Called(shapes.loops.over_arrays(), shapes, None, True, whole, order)
-        return _Called(function, shapes, shapes.loops, True, whole, order)
+            return _Called(shapes.loops.over_arrays(), shapes, _of_loops(options, shapes, None))
+        return _Called(function, shapes, _of_loops(options, shapes, shapes.loops))
     parsed = None if signature is None else _parsed(label, signature)
-    shapes = declare(label, parsed, out, dtype, compute, _effect(label, effect))
-    vectorized = bool(vectorized)
+    shapes = declare(label, parsed, out, dtype, compute, options.effect)
     if not isinstance(function, Handler):
-        return _Called(function, shapes, None, vectorized, vectorized, order)
+        return _Called(function, shapes, options)
     if compute is not None:
         raise TypeError(f"{label}: a Handler gets buffers as they are; leave out compute_dtype=")
-    return _Called(function, shapes, function, vectorized, vectorized, order)
+    return _Called(function, shapes, replace(options, compiled=function))
+
+
+def _of_loops(options: Options, shapes: Any, compiled: Any, **more: Any) -> Options:
+    """Of what loops over dimensions itself: ``vectorized`` says this of its rules."""
+    whole = options.vectorized or shapes.signature.elementwise
+    return replace(options, vectorized=True, rules_vectorized=whole, compiled=compiled, **more)
 
 
 def _refuse_what_a_kernel_has(label: str, signature: Any, out: Any, dtype: Any, order: str) -> None:
@@ -224,7 +218,7 @@ def _threads(label: str, threads: Any) -> int:
     return int(threads)
 
 
-def _effect(label: str, effect: Any) -> str | None:
+def _effect(label: str, effect: Any) -> Any:
     if effect not in (None, "unordered", "ordered"):
         raise ValueError(
             f"{label}: effect={effect!r} is not understood; it is None, 'unordered' or 'ordered'"

@@ -27,7 +27,7 @@ def contract_of(definition: Definition) -> dict[str, str]:
     """
     root = root_of(definition)
     role: Any = root.role
-    parameters, ufunc = root.calling, ufunc_of(root.function)
+    parameters, options, ufunc = root.calling, root.options, ufunc_of(root.function)
     operands = [*parameters.operands, *["*"] * parameters.variadic]
     static = [*sorted(parameters.static), *["**"] * parameters.any_static]
     told = {
@@ -37,15 +37,15 @@ def contract_of(definition: Definition) -> dict[str, str]:
         "static parameters": ", ".join(static),
         "results": role.shapes.told(),
         "script": _script(root),
-        "vectorized=": root.rules_vectorized,
-        "compute_dtype=": root.compute_dtype and root.compute_dtype.name,
-        "order=": root.order if root.order != "C" else None,
+        "vectorized=": options.rules_vectorized,
+        "compute_dtype=": options.compute_dtype and options.compute_dtype.name,
+        "order=": options.order if options.order != "C" else None,
         "linear=": role.linear if role.linear is True else sorted(role.linear or ()),
         "multilinear=": sorted(role.multilinear),
         "nondiff=": sorted(role.nondiff),
-        "aliases=": dict(root.aliases),
-        "effect=": root.effect,
-        "allow_jax=": root.allow_jax,
+        "aliases=": dict(options.aliases),
+        "effect=": options.effect,
+        "allow_jax=": options.allow_jax,
     }
     return {what: str(value) for what, value in told.items() if value}
 

@@ -253,7 +253,7 @@ class Declarations:
     def _companion(self, rule: Callable, step: str, shapes: Any) -> Any:
         """A binding beside this one: same operands, nonlinear, its own results."""
         nondiff = function_role(self.definition, step).nondiff
-        role = Function(shapes, False, frozenset(), nondiff, self.definition.compute_dtype)
+        role = Function(shapes, False, frozenset(), nondiff, self.definition.options.compute_dtype)
         return self._handle(self._define(step, step, role, rule))
 
     def _set_pushforward(self, traced: Any) -> None:

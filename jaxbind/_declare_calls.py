@@ -37,7 +37,7 @@ class CallDeclarations:
             called from Python.
         """
         definition, label = self.definition, self.definition.label
-        if definition.compiled is not None or definition.function is None:
+        if definition.options.compiled is not None or definition.function is None:
             raise TypeError(f"{label}.def_plan: only functions in Python can have a plan")
         if "plan" not in definition.parameters.static and not definition.parameters.any_static:
             raise TypeError(

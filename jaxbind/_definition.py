@@ -33,6 +33,7 @@ from jaxbind._call import (
 )
 from jaxbind._derivatives import Pullback, Pushforward
 from jaxbind._kernels import Kernel
+from jaxbind._options import Options
 from jaxbind._parameters import Parameters
 from jaxbind._roles import GENERAL, Function, Wanted, differentiable
 from jaxbind._rules import Traced
@@ -77,13 +78,7 @@ class Definition:
       parameters: what the function takes.
       calling: how it is called (a rule may take fewer static parameters).
       traced: a rule that is a JAX function.
-      vectorized: whether the function takes loop dimensions itself.
-      rules_vectorized: whether its rules do.
-      compiled: the loops of a ufunc, or a kernel, that are called without Python.
-      threads: how many the loop dimensions are spread over, 0 for all.
-      aliases: pairs of an argument and a result that may share memory.
-      allow_jax: whether the function calls JAX.
-      effect: ``"unordered"`` or ``"ordered"``, if calls must not be merged or left out.
+      options: how it is called.
       make_plan: makes the object that a call site keeps (``def_plan``).
       vmap_rule: the rule of ``def_vmap``.
       rules: the derivatives that were declared.
@@ -105,15 +100,7 @@ class Definition:
         step: str | None = None,
         calling: Parameters | None = None,
         traced: Any = None,
-        vectorized: bool = False,
-        rules_vectorized: bool = False,
-        order: str = "C",
-        compute_dtype: np.dtype | None = None,
-        compiled: Any = None,
-        threads: int = 1,
-        aliases: tuple[tuple[int, int], ...] = (),
-        allow_jax: bool = False,
-        effect: str | None = None,
+        options: Options | None = None,
     ):
         self.function: Any = function
         self.role = role
@@ -129,15 +116,7 @@ class Definition:
         self.parameters = Parameters.of(function or _nothing, rule=role.takes_wrt)
         self.calling = calling or self.parameters
         self.traced = traced
-        self.vectorized = vectorized
-        self.rules_vectorized = rules_vectorized
-        self.order = order
-        self.compute_dtype = compute_dtype
-        self.compiled = compiled
-        self.threads = threads
-        self.aliases = aliases
-        self.allow_jax = allow_jax
-        self.effect = effect
+        self.options = options or Options()
         self.make_plan: Callable | None = None
         self.implementations: dict[str, Callable] = {}
         self.vmap_rule: Any = None
@@ -177,14 +156,15 @@ class Definition:
 
     def _checked(self, call: Call, operands: list[Any]) -> list[Any]:
         """Refuse dtypes that cannot cross; give Python numbers the precision of the others."""
-        every = isinstance(self.compiled, UfuncLoops)  # NumPy's rule for ufuncs: integers, too
+        compiled = self.options.compiled
+        every = isinstance(compiled, UfuncLoops)  # NumPy's rule for ufuncs: integers, too
         strong = []
         for index, x in enumerate(operands):
             _dtypes.check(self.label, call.operand(index), x.dtype)
             if (every or _dtypes.is_inexact(x.dtype)) and not jax.typeof(x).weak_type:
                 strong.append(x.dtype)
-        if isinstance(self.compiled, Kernel):
-            known = self.compiled.loop.dtypes
+        if isinstance(compiled, Kernel):
+            known = compiled.loop.dtypes
             return [_number_as(x, d) for x, d in zip(operands, known, strict=False)]
         if not strong:
             return operands
@@ -246,7 +226,7 @@ class Definition:
         if found is not None:
             return found
         made = self.role.outputs(call, structs)
-        for argument, result in self.aliases:
+        for argument, result in self.options.aliases:
             if result >= len(made.structs):
                 raise ValueError(
                     f"{self.label}: aliases= maps argument {argument}"
@@ -326,12 +306,7 @@ class Definition:
             step=step,
             calling=role.calling(self.calling),
             traced=traced,
-            vectorized=self.rules_vectorized,
-            rules_vectorized=self.rules_vectorized,
-            order=self.order,
-            compute_dtype=self.compute_dtype,
-            threads=self.threads if self.compiled is None else 1,  # that says C code is safe
-            allow_jax=self.allow_jax,
+            options=self.options.of_rules(),
         )
 
     @property

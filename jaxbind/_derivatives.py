@@ -91,7 +91,7 @@ class _Derived:
     def seen(self, call: Call, structs: Sequence[Any]) -> tuple[np.dtype, ...]:
         inner = self.parent_call(call)
         count = inner.tree.num_leaves
-        compute = self.parent.compute_dtype
+        compute = self.parent.options.compute_dtype
         return (
             *self.parent.role.seen(inner, structs[:count]),
             *(_dtypes.computing(np.dtype(s.dtype), compute) for s in structs[count:]),

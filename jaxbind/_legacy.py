@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxbind._binding import Binding
 from jaxbind._definition import Definition
+from jaxbind._options import Options
 from jaxbind._roles import Function
 from jaxbind._shapes import FromOut
 
@@ -79,8 +80,7 @@ class _Function:
             role,
             label=getattr(self.f, "__name__", "f"),
             module=getattr(self.f, "__module__", "") or "",
-            vectorized=self.can_batch,
-            rules_vectorized=self.can_batch,
+            options=Options(vectorized=self.can_batch, rules_vectorized=self.can_batch),
         )
         binding = Binding(definition)
         self._declare_derivatives(binding)

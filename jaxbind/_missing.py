@@ -35,10 +35,10 @@ def no_rule(definition: Definition, call: Call, index: int) -> TypeError:
 def effect(definition: Definition) -> TypeError:
     label = definition.label
     return MissingRule(
-        f"{label}: a function with an effect (effect={definition.effect!r}) is differentiated by"
-        f" rules only, which it does not have: {label}.def_jvp(rule), {label}.def_vjp(rule). Its"
-        " derivative must not call it once more. Or stop at its arguments with"
-        " jax.lax.stop_gradient"
+        f"{label}: a function with an effect (effect={definition.options.effect!r}) is"
+        f" differentiated by rules only, which it does not have: {label}.def_jvp(rule),"
+        f" {label}.def_vjp(rule). Its derivative must not call it once more. Or stop at its"
+        " arguments with jax.lax.stop_gradient"
     )
 
 

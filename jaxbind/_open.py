@@ -27,7 +27,7 @@ def open_site(name: str, text: str) -> Any:
     """Called by XLA when it instantiates a call site: the object that executes its calls."""
     definition = resolve(name)
     site = _open(definition, name.removeprefix(STEP), text)
-    if definition.effect == "ordered":
+    if definition.options.effect == "ordered":
         site.take_tokens()
     return site
 
@@ -41,7 +41,7 @@ def _open(definition: Definition, name: str, text: str) -> Any:
     refuse_another_example(name, Call(definition, site.static, site.tree), site.example)
     names = [definition.operand_name(site.tree, i) for i in range(site.tree.num_leaves)]
     if site.compiled is not None:
-        loop = definition.compiled and definition.compiled.loop_of(
+        loop = definition.options.compiled and definition.options.compiled.loop_of(
             list(map(np.dtype, site.compiled))
         )
         if not loop:
@@ -67,7 +67,7 @@ def _open(definition: Definition, name: str, text: str) -> Any:
         wants_out=parameters.wants_out,
         loop=site.loop,
         vectorized=site.vectorized,
-        fortran=definition.order == "F",
+        fortran=definition.options.order == "F",
         tree=site.tree,
         result=site.result,
         unwrap=definition.role.bare,
@@ -76,9 +76,9 @@ def _open(definition: Definition, name: str, text: str) -> Any:
         seen=[None if d is None else np.dtype(d) for d in site.seen],
         declared=[None if d is None else np.dtype(d) for d in site.declared],
         threads=site.threads,
-        guard=() if definition.allow_jax else _jax.GUARD,
+        guard=() if definition.options.allow_jax else _jax.GUARD,
         make_plan=definition.make_plan and partial(_plan, definition, site),
-        once=definition.effect is not None,
+        once=definition.options.effect is not None,
         cotangents=definition.role.gives_cotangents,
     )
 

@@ -26,7 +26,7 @@ def may_split(ctx: Any, call: Call) -> bool:
     shapes = [a.shape for a in (*ctx.avals_in, *ctx.avals_out)]
     return (
         call.loop > 0
-        and call.definition.effect is None  # whose calls are made once, on one device
+        and call.definition.options.effect is None  # whose calls are made once, on one device
         and _jax.spreads_over_devices(ctx)
         and all(isinstance(size, int) for shape in shapes for size in shape)
     )

@@ -57,7 +57,7 @@ def _abstract(*avals: Any, call: Call) -> tuple[list[Any], set]:
     results = [
         _jax.result_aval(avals, loops + s.shape, s.dtype, call.loop) for s in outputs.structs
     ]
-    effect = call.definition.effect
+    effect = call.definition.options.effect
     return results, set() if effect is None else {_jax.EFFECTS[effect]}
 
 
@@ -105,7 +105,7 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], *, call: Call) -> tupl
 def _check_effect(call: Call, primals: Sequence[Any], tangents: Sequence[Any]) -> None:
     """Refuse what cannot be differentiated before its effect has happened."""
     definition = call.definition
-    if definition.effect is None:
+    if definition.options.effect is None:
         return
     outputs = definition.outputs(call, [core_struct(jax.typeof(p), call.loop) for p in primals])
     if not any(_dtypes.is_inexact(s.dtype) for s in outputs.structs):
@@ -214,13 +214,13 @@ def _lower(ctx: Any, *operands: Any, call: Call) -> Any:
         if _jax.is_exporting(ctx):
             _site.refuse_to_export(definition.label, owner)
         _jax.keep_until_compiled(ctx, owner)
-    if definition.allow_jax and _jax.is_exporting(ctx):
+    if definition.options.allow_jax and _jax.is_exporting(ctx):
         raise ValueError(
             f"{definition.label} cannot be exported: with allow_jax=True the runtime of this"
             " process has to call it synchronously. Keep JAX out of the function, and leave"
             " allow_jax= out"
         )
-    if definition.allow_jax:
+    if definition.options.allow_jax:
         _jax.call_synchronously(ctx, definition.label, definition.function)
     if _partition.may_split(ctx, call):
         results = tuple(core_struct(a, call.loop) for a in ctx.avals_out)
@@ -250,13 +250,13 @@ def _emit_shard(ctx: Any, *operands: Any, call: Call, results: Any, name: str, s
 def _emit(ctx: Any, *operands: Any, call: Call, name: str, site: str) -> Any:
     """The custom call itself; on several devices, of each for its part."""
     layouts = None
-    if call.definition.order == "F":
+    if call.definition.options.order == "F":
         given, made = (
             [_fortran(a, call.loop) for a in avals] for avals in (ctx.avals_in, ctx.avals_out)
         )
         layouts = (given, made)
-    if call.definition.effect is not None:
-        effect, label = call.definition.effect, call.definition.label
+    if call.definition.options.effect is not None:
+        effect, label = call.definition.options.effect, call.definition.label
         return _jax.lower_effect(
             ctx, operands, TARGET, layouts, effect, label, name=name, site=site
         )
@@ -266,9 +266,9 @@ def _emit(ctx: Any, *operands: Any, call: Call, name: str, site: str) -> Any:
 
 def _shared(call: Call, given: Sequence[Any], made: Sequence[Any]) -> dict[int, int]:
     """Which operands may share memory with which results: those of one shape and dtype."""
-    if not call.definition.aliases:
+    if not call.definition.options.aliases:
         return {}
-    places = dict(call.definition.aliases)
+    places = dict(call.definition.options.aliases)
     found = {}
     positions = [position for position, _ in owners(call.tree)]
     for index, position in enumerate(positions):

@@ -151,7 +151,7 @@ class FromOut:
             error.add_note(f"(in out= of {label}, for {', '.join(map(_shown, structs))})")
             raise
         leaves, tree = tree_flatten(result)
-        if not leaves and call.definition.effect is None:
+        if not leaves and call.definition.options.effect is None:
             raise TypeError(
                 f"{label}: out= gives {result!r}, which declares no result; give a"
                 " jax.ShapeDtypeStruct(shape, dtype) for each (a function must return them), or"

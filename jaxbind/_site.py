@@ -127,10 +127,10 @@ def describe(
     definition = call.definition
     outputs = definition.outputs(call, structs)
     seen = definition.role.seen(call, structs)
-    if isinstance(definition.compiled, Handler):
-        definition.compiled.check(definition.label, call.static.values)
-    loop = definition.compiled and definition.compiled.loop_for(seen)
-    if definition.compiled and not loop:
+    if isinstance(definition.options.compiled, Handler):
+        definition.options.compiled.check(definition.label, call.static.values)
+    loop = definition.options.compiled and definition.options.compiled.loop_for(seen)
+    if definition.options.compiled and not loop:
         shown = ", ".join(d.name for d in seen)
         log.info("%s: no loop of its own for %s: Python calls it", definition.label, shown)
     lacks = call.loop and definition.role.lacks(call, structs)
@@ -139,12 +139,12 @@ def describe(
         tree=call.tree,
         result=outputs.tree,
         loop=call.loop,
-        vectorized=definition.vectorized and not lacks,
+        vectorized=definition.options.vectorized and not lacks,
         wanted=definition.role.wanted(call),
         kept=outputs.kept,
         seen=_differing(seen, structs),
         declared=_differing(outputs.declared, outputs.structs),
-        threads=definition.threads,
+        threads=definition.options.threads,
         compiled=tuple(d.name for d in loop.dtypes) if loop else None,
         contract=contract_of(definition),
         example=example_of(definition, structs, outputs),

@@ -105,7 +105,7 @@ class Transposed:
     def seen(self, call: Call, structs: Sequence[Any]) -> tuple[np.dtype, ...]:
         kind = self.parent.role.kind
         nondiff = {i for i, p in enumerate(self._positions(call)) if kind(p) is NONDIFF}
-        compute = self.parent.compute_dtype
+        compute = self.parent.options.compute_dtype
         return tuple(
             np.dtype(s.dtype)
             if position in nondiff
@@ -137,7 +137,7 @@ class Transposed:
     def outputs(self, call: Call, structs: Sequence[Any]) -> Outputs:
         like = call.like
         assert isinstance(like, Like)
-        compute = self.parent.compute_dtype
+        compute = self.parent.options.compute_dtype
         structs = tuple(s for s, w in zip(like.structs, like.wanted, strict=True) if w)
         declared = tuple(_dtypes.computing(np.dtype(s.dtype), compute) for s in structs)
         return Outputs(_group_tree(like), like.wanted, structs, declared)

@@ -255,7 +255,7 @@ def test_a_pushforward_used_before_it_is_declared_has_all_options():
     assert jax.grad(f)(0.0) == 1
     f.def_jvp(lambda primals, tangents: np.asarray(jnp.cos(primals[0])) * tangents[0])
     assert jax.jvp(f, (0.0,), (2.0,))[1] == 2
-    assert f.jvp.definition.threads == 4
+    assert f.jvp.definition.options.threads == 4
 
 
 def test_no_tangent_of_a_partly_linear_function():

@@ -106,7 +106,9 @@ def _in_memory_of_its_own(case: Case) -> list[tuple[str, Callable[[], list]]]:
     Under JAX they lie there and are not filled; but they only may.
     """
     binding = case.subject.binding
-    if binding is None or not binding.definition.aliases or binding is not case.subject.function:
+    if binding is None or binding is not case.subject.function:
+        return []
+    if not binding.definition.options.aliases:
         return []
     alone = partial(case.subject.direct, case.args, case.static, memory=np.empty)
     found = [(case.subject.label, lambda: leaves_of(alone()))]

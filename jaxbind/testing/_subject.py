@@ -243,11 +243,11 @@ class Subject:
 
     def _computed(self, x: Any) -> np.dtype:
         assert self.binding is not None
-        return _dtypes.computing(np.dtype(x.dtype), self.binding.definition.compute_dtype)
+        return _dtypes.computing(np.dtype(x.dtype), self.binding.definition.options.compute_dtype)
 
     def _array(self, x: np.ndarray) -> np.ndarray:
         assert self.binding is not None
-        return np.asfortranarray(x) if self.binding.definition.order == "F" else x
+        return np.asfortranarray(x) if self.binding.definition.options.order == "F" else x
 
 
 def binding_of(function: Any) -> Binding | None:
