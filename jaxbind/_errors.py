@@ -214,7 +214,8 @@ def _user_traceback(error: BaseException) -> str:
 
 
 def _is_ours(filename: str) -> bool:
-    return filename.endswith(("_pycall.pyx", "_loops.pyx")) or os.path.dirname(filename) == _OURS
+    compiled = filename.startswith("jaxbind/") and filename.endswith(".pyx")
+    return compiled or os.path.dirname(filename) == _OURS
 
 
 def kept_view(name: str) -> KeptView:

@@ -9,7 +9,7 @@ from cpython.object cimport PyObject, PyObject_Call
 from cpython.ref cimport Py_INCREF
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t
-from libc.string cimport memcmp, memset
+from libc.string cimport memset
 
 cimport cython
 cimport numpy as cnp
@@ -32,8 +32,10 @@ from jaxbind._frame cimport (
     jb_fpenv,
 )
 from jaxbind._huge cimport JB_ADVISE_HUGE
+from jaxbind._returns cimport Returns, convert
 from jaxbind._sites cimport Frame, Site, SiteHead, is_watching, tell, watch_call
 from jaxbind._threads cimport WORTH_A_THREAD, jb_in_chunks, jb_now, jb_runtime_threads
+from jaxbind._trees cimport FLAT, NESTED, SINGLE, Tree
 from jaxbind._views cimport (
     JB_CHANGED,
     JB_SET_DATA,
@@ -52,9 +54,6 @@ cdef extern from "Python.h":
     void Py_XDECREF(PyObject*) noexcept
     object PyObject_Vectorcall(PyObject*, PyObject* const*, size_t, PyObject*)
     size_t PY_VECTORCALL_ARGUMENTS_OFFSET
-
-cdef extern from "numpy/arrayobject.h":
-    int PyArray_CopyInto(cnp.ndarray destination, cnp.ndarray source) except -1
 
 cdef extern from *:
     """
@@ -105,39 +104,6 @@ cdef struct Chunks:
     cnp.npy_intp iteration, size
 
 
-# How a pytree of operands or results is taken apart and put together.
-cdef enum Shape:
-    SINGLE  # one leaf
-    FLAT    # a tuple of leaves
-    NESTED  # anything else
-
-cdef object template_of(tree):
-    """The structure as nested tuples, lists and dicts of leaf numbers; None if there are others."""
-    skeleton = tree.unflatten(range(tree.num_leaves))
-    return skeleton if is_plain(skeleton) else None
-
-
-cdef bint is_plain(node):
-    if node is None or type(node) is int:
-        return True
-    if type(node) is dict:
-        return all([is_plain(item) for item in node.values()])
-    return type(node) in (tuple, list) and all([is_plain(item) for item in node])
-
-
-cdef object build(template, list leaves):
-    """Fill a template of `template_of`."""
-    if type(template) is int:
-        return leaves[<Py_ssize_t>template]
-    if type(template) is tuple:
-        return tuple([build(item, leaves) for item in <tuple>template])
-    if type(template) is list:
-        return [build(item, leaves) for item in <list>template]
-    if type(template) is dict:
-        return {name: build(item, leaves) for name, item in (<dict>template).items()}
-    return None
-
-
 # A call that is quicker than this, in nanoseconds, has not called JAX.
 cdef int64_t QUICK = 5000
 
@@ -158,20 +124,21 @@ def enter_child():
 cdef class CallSite(Site):
     """One call site of a compiled program: a function, and how it is called."""
 
-    cdef object function, tree, result_tree, tree_template, result_template
+    cdef object function
     cdef str label
     cdef list names, seen, declared
-    cdef tuple kept, keyword_names
+    cdef tuple keyword_names
     cdef dict keywords
-    cdef bint wants_out, vectorized, fortran, all_kept, unwrap, rule
+    cdef bint wants_out, vectorized, fortran
     cdef int loop
     cdef int64_t threads
     cdef object guard, make_plan, planning
-    cdef bint guarded, once, cotangents
+    cdef bint guarded, once
     cdef object naming  # whether the function's code names JAX, None before anybody has asked
     cdef unsigned int calls
     cdef long process
-    cdef Shape arguments, results
+    cdef Tree arguments
+    cdef Returns returns
     cdef Layout layout  # of the latest kind of buffers; `planning` guards it
     cdef PyObject* spare  # `Views`, owned
 
@@ -202,29 +169,15 @@ cdef class CallSite(Site):
         self.guarded = bool(guard)
         self.make_plan = make_plan
         self.once = once
-        self.cotangents = cotangents
         self.planning, self.process = threading.RLock(), process
         self.vectorized = vectorized
         self.fortran = fortran
-        self.tree = tree
-        self.result_tree = result
-        self.kept = kept
-        self.all_kept = all(kept)
         self.seen = seen
         self.declared = declared
-        self.tree_template = template_of(tree)
-        self.result_template = template_of(result)
-        flat = tuple(range(tree.num_leaves))
-        self.arguments = FLAT if self.tree_template == flat else NESTED
-        leaves = result.num_leaves
-        if type(self.result_template) is int:
-            self.results = SINGLE
-        elif self.result_template == tuple(range(leaves)):
-            self.results = FLAT
-        else:
-            self.results = NESTED
-        self.rule = rule
-        self.unwrap = unwrap and self.results == SINGLE
+        self.arguments = Tree(tree)
+        self.returns = Returns(
+            Tree(result), kept, unwrap=unwrap, rule=rule, cotangents=cotangents,
+            vectorized=vectorized, loop=loop)
 
     cdef JB_Error* run(self, JB_CallFrame* frame) noexcept:
         """Execute one call; every exception becomes an XLA error here, and only here."""
@@ -512,7 +465,9 @@ cdef class CallSite(Site):
         """Call the function once, on the views as they point now, and store what it returns."""
         cdef int n = views.operands
         cdef object value
-        if self.arguments == FLAT and (self.results == SINGLE or not self.wants_out):
+        if self.arguments.shape == FLAT and (
+            self.returns.tree.shape == SINGLE or not self.wants_out
+        ):
             value = PyObject_Vectorcall(
                 <PyObject*>self.function,
                 views.argv + 1,
@@ -522,9 +477,9 @@ cdef class CallSite(Site):
         else:
             value = self.call_nested(views)
         if not self.wants_out:
-            self.store(views.layout, views, value)
+            self.returns.store(views, value)
         elif value is not None and not (
-            self.results == SINGLE and (
+            self.returns.tree.shape == SINGLE and (
                 <PyObject*>value == views.items[n]
                 # NumPy's functions make a scalar of an `out` without dimensions
                 or (isinstance(value, np.generic) and not views.layout.shapes[n])
@@ -534,113 +489,29 @@ cdef class CallSite(Site):
         return 0
 
     cdef object call_nested(self, Views views):
-        cdef int n = views.layout.operands
+        cdef int n = views.operands
         cdef list operands = views.arrays[:n]
+        cdef Tree results = self.returns.tree
         keywords = views.layout.keywords
-        if self.wants_out and self.results == SINGLE:
+        if self.wants_out and results.shape == SINGLE:
             keywords = {**keywords, "out": views.arrays[n]}
         elif self.wants_out:
             outs = iter(views.arrays[n:])
-            leaves = [next(outs) if k else None for k in self.kept]
-            if self.result_template is None:
-                out = self.result_tree.unflatten(leaves)
-            else:
-                out = build(self.result_template, leaves)
-            keywords = {**keywords, "out": out}
-            del outs, leaves, out
-        if self.arguments == FLAT:
-            arguments = tuple(operands)
-        elif self.tree_template is None:
-            arguments = self.tree.unflatten(operands)
-        else:
-            arguments = build(self.tree_template, operands)
+            keywords = {**keywords, "out": results.build(
+                [next(outs) if k else None for k in self.returns.kept])}
+            del outs
+        arguments = tuple(operands) if self.arguments.shape == FLAT else self.arguments.build(
+            operands)
         del operands
         value = PyObject_Call(self.function, arguments, keywords)
-        if self.wants_out and self.results == NESTED:
-            replaced = _result.replaced(self.result_tree, views.arrays[n:], keywords["out"])
+        if self.wants_out and results.shape == NESTED:
+            replaced = _result.replaced(results.treedef, views.arrays[n:], keywords["out"])
             if replaced is not None:
                 raise _errors.replaced_in_out(replaced)
         return value
 
-    cdef int store(self, Layout layout, Views views, value) except -1:
-        cdef int i, count = layout.count - layout.operands
-        if self.results == SINGLE and self.all_kept:
-            if self.unwrap and type(value) in (tuple, list) and len(value) == 1:
-                value = value[0]
-            self.store_one(layout, views, 0, value)
-            return 0
-        if (
-            self.results == FLAT and self.all_kept and type(value) is tuple
-            and len(value) == count and not has_none(value)
-        ):
-            leaves = value
-        else:
-            try:
-                leaves = _result.flatten(self.result_tree, self.kept, value)
-            except TypeError as error:
-                raise _errors.ContractError(str(error)) from None
-        for i in range(count):
-            self.store_one(layout, views, i, leaves[i])
-        return 0
-
-    cdef int store_one(self, Layout layout, Views views, int index, value) except -1:
-        """Check one returned value against what was declared, and copy it into its result."""
-        cdef int i = layout.operands + index
-        cdef object view = <object>views.items[i]
-        cdef object array = value
-        if not cnp.PyArray_Check(value):
-            array = self.as_array(layout, views, index, value, view)
-        if cnp.PyArray_DESCR(array) is not cnp.PyArray_DESCR(view):
-            if array.dtype != view.dtype:
-                if (
-                    self.rule and _dtypes.is_inexact(array.dtype) and _dtypes.is_inexact(view.dtype)
-                    # a tangent, unlike a cotangent, is complex only if its result is
-                    and (self.cotangents or _dtypes.is_complex(array.dtype)
-                         <= _dtypes.is_complex(view.dtype))
-                ):
-                    # a rule may compute in another precision, and JAX's cotangent of a real
-                    # operand is the real part
-                    part = array if _dtypes.is_complex(view.dtype) else array.real
-                    array = np.empty(part.shape, view.dtype)
-                    convert(array, part)
-                elif array.dtype != layout.raw[i]:
-                    raise _errors.wrong_dtype(
-                        index, layout.count - layout.operands,
-                        _result.describe(value), self.shown(layout, i))
-        if not same_shape(array, view):
-            if not (self.vectorized and broadcasts(array.shape, view.shape, self.loop)):
-                raise _errors.wrong_shape(
-                    index, layout.count - layout.operands,
-                    _result.describe(value), self.shown(layout, i), self.rule)
-        PyArray_CopyInto(<cnp.ndarray>view, <cnp.ndarray>array)
-        return 0
-
-    cdef object as_array(self, Layout layout, Views views, int index, value, view):
-        if value is None or isinstance(value, (str, bytes, dict, set)):
-            array = None
-        else:
-            try:
-                array = np.asarray(value)
-            except (TypeError, ValueError):
-                array = None
-        if array is None or array.dtype.kind in "OSUMm":
-            raise _errors.not_an_array(
-                index, layout.count - layout.operands, _result.describe(value),
-                self.shown(layout, layout.operands + index))
-        if isinstance(value, (bool, int, float, complex, list, tuple)) and not isinstance(
-            value, np.generic
-        ):
-            # Python numbers have no precision of their own
-            whole = array.dtype.kind in "iu" and view.dtype.kind in "iu"  # NumPy checks the range
-            if whole or np.can_cast(array.dtype, view.dtype, "same_kind"):
-                return np.asarray(value, view.dtype)
-        return array
-
-    cdef str shown(self, Layout layout, int i):
-        return f"{layout.seen[i]}[{','.join(map(str, layout.shapes[i]))}]"
-
     cdef str shown_in(self, JB_CallFrame* frame, int i):
-        """The same of an operand before its layout is known."""
+        """An operand whose layout is not known yet."""
         cdef JB_Buffer* buffer
         if i >= frame.args.size:
             return "?"
@@ -680,7 +551,7 @@ cdef class CallSite(Site):
             else:
                 layout = (<Views>views).layout
                 iterations = layout.iterations
-                operands = [self.shown(layout, i) for i in range(layout.operands)]
+                operands = [layout.shown(i) for i in range(layout.operands)]
                 _errors.let_go(exception)
                 kept = self.names_of_kept(<Views>views)
                 (<Views>views).let_go()
@@ -731,33 +602,6 @@ cdef int propagate() except -1:
 # exception state would cost a tenth of a call. -1 says that one is set.
 ctypedef int (*execute_function)(CallSite, JB_CallFrame*, PyObject**, cnp.npy_intp*) noexcept
 cdef execute_function execute_site = <execute_function>execute_or_raise
-
-
-cdef int convert(target, source) except -1:
-    """Copy into another dtype, silently, as JAX converts: an overflow is no fault of a function."""
-    with np.errstate(all="ignore"):
-        np.copyto(target, source, casting="unsafe")
-    return 0
-
-
-cdef bint has_none(tuple values):
-    for value in values:
-        if value is None:
-            return True
-    return False
-
-
-cdef bint same_shape(array, view) noexcept:
-    cdef int rank = cnp.PyArray_NDIM(view)
-    # an array without dimensions has no place for them: memcmp must not be given NULL
-    return cnp.PyArray_NDIM(array) == rank and (rank == 0 or memcmp(
-        cnp.PyArray_DIMS(array), cnp.PyArray_DIMS(view), rank * sizeof(cnp.npy_intp)) == 0)
-
-
-cdef bint broadcasts(tuple shape, tuple wanted, int loop):
-    """Whether only loop dimensions differ, where ``shape`` has size 1."""
-    return len(shape) == len(wanted) and shape[loop:] == wanted[loop:] and all(
-        [s == w or s == 1 for s, w in zip(shape[:loop], wanted[:loop])])
 
 
 cdef JB_Error* execute_python(JB_CallFrame* frame, SiteHead* head) noexcept with gil:

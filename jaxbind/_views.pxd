@@ -67,6 +67,7 @@ cdef class Layout:
     cdef dict keywords  # that the function gets: static parameters, a plan
 
     cdef bint describes(self, JB_CallFrame* frame) except -1
+    cdef str shown(self, int i)
 
 
 cdef class Views:

@@ -118,6 +118,10 @@ cdef class Layout:
         free(starts)
         return same
 
+    cdef str shown(self, int i):
+        """The view of buffer i, in errors."""
+        return f"{self.seen[i]}[{','.join(map(str, self.shapes[i]))}]"
+
 
 cdef list buffer_strides(shape, Py_ssize_t loop, Py_ssize_t itemsize, bint fortran):
     """Strides in bytes: loop dimensions row-major in front, core dimensions in either order."""
