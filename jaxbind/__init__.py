@@ -7,6 +7,7 @@ from jaxbind import _compiled
 if _installed := _compiled.folder(__path__[0], "_version.py"):
     __path__.append(_installed)
 
+from jaxbind import _jax
 from jaxbind._bind import bind as bind
 from jaxbind._binding import Binding as Binding
 from jaxbind._debug import debug as debug
@@ -19,6 +20,8 @@ from jaxbind._legacy import get_linear_call as get_linear_call
 from jaxbind._legacy import get_nonlinear_call as get_nonlinear_call
 from jaxbind._legacy import load_kwargs as load_kwargs
 from jaxbind._version import __version__ as __version__
+
+_jax.count_as_own(__path__)
 
 
 def __getattr__(name: str) -> object:

@@ -119,7 +119,7 @@ def with_cause(error: BaseException) -> BaseException:
     text = _text(error)
     cause = next((last[0] for last in (own, _last) if last and last[1] in text), None)
     if cause is None or error.__cause__ is not None:
-        return error
+        return error.with_traceback(_users_frames(error))
     if not isinstance(cause, Exception):
         return cause
     if type(error) is ValueError:

@@ -1,14 +1,15 @@
 """The only file that touches JAX interfaces that are private or differ between versions.
 
-Each use says since or until when, and why. ``tests/test_jax_interfaces.py`` exercises each
-of them alone, so that a new JAX release that moves one fails there first.
+Each use says since or until when, and why. ``tests/test_jax_interfaces.py`` looks for each of them
+alone, so that a new JAX release that moves one fails there first.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache, partial, wraps
 from typing import Any
@@ -42,6 +43,21 @@ require_supported_version(jax.__version__)
 
 
 # Values and abstract values -------------------------------------------------------------------
+
+
+def count_as_own(folders: Iterable[str]) -> None:
+    """Have JAX treat a package as part of itself.
+
+    Its frames are left out of tracebacks, unless ``JAX_TRACEBACK_FILTERING=off``, and programs name
+    the user's line that made a call.
+    """
+    try:
+        from jax._src import source_info_util, traceback_util
+    except ImportError:  # private (jax 0.9 to 0.12): tracebacks are longer without it
+        return
+    for register in (source_info_util, traceback_util):
+        for folder in folders:
+            getattr(register, "register_exclusion", lambda _: None)(folder + os.sep)
 
 
 def is_tracer(value: Any) -> bool:
