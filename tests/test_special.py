@@ -108,6 +108,35 @@ def test_elliptic_integrals_where_closed_forms_cancel(m, x64):
             f = jax.grad(f)
 
 
+GUARDED = [e for e in ENTRIES if re.match("(pro|obl)_|mathieu_.*m", e.name)]
+
+
+@by_name(GUARDED)
+def test_parameters_beyond_scipys_memory_give_nan(entry, x64):
+    """SciPy crashes at these."""
+    place = len(entry.domain) - 1 - any(entry.differentiable)
+    orders = [3.0] if entry.name.startswith("mathieu") else [3.0, 5.0]
+    x = 1.5 if entry.name == "pro_rad1" else 0.5
+    at = [np.array(x) for x in [*orders, 1.0, x]][: len(entry.domain)]
+    for beyond in (np.nan, np.inf, -np.inf, 1e10, 1e300):
+        at[place] = np.array([1.0, beyond])
+        for result in jax.tree.leaves(entry.binding(*at)):
+            assert np.isfinite(result[0]) and np.isnan(result[1])
+
+
+@settings(max_examples=10)
+@given(st.data())
+def test_large_parameters_are_scipys(data):
+    """Up to where SciPy has memory for them."""
+    entry = data.draw(st.sampled_from(GUARDED))
+    args = list(data.draw(operands(entry)))
+    place = len(args) - 1 - any(entry.differentiable)
+    args[place] = np.array(data.draw(st.floats(0.1, 80)))
+    with jax.enable_x64(True):
+        got = entry.binding(*args)
+    jax.tree.map(np.testing.assert_array_equal, got, getattr(scipy.special, entry.name)(*args))
+
+
 def test_what_has_no_closed_form_says_so(x64):
     with pytest.raises(TypeError, match=r"jv: not differentiable with respect to argument 0 \(v\)"):
         jax.grad(special.jv)(1.0, 2.0)

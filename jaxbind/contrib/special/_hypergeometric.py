@@ -8,6 +8,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbind.contrib.special._guarded import guarded, signature_of
 from jaxbind.contrib.special._table import integers, special
 
 PARAMETER, ARGUMENT = (0.3, 5), (-5, 5)
@@ -101,7 +102,12 @@ def _radial(function, characteristic):
 
 
 def _mathieu(name, slope, domain, source):
-    return special(name, None, None, slope, source=source, domain=(*_OF_MATHIEU, domain))
+    # they expand in series of at most 251 terms, and count them with an integer that overflows
+    function = guarded(name, "m q x", lambda m, q, x: (np.abs(q) < 1e5) & (np.abs(m) < 1e3))
+    return special(
+        function, None, None, slope,
+        source=source, domain=(*_OF_MATHIEU, domain), signature=signature_of(name),
+    )  # fmt: skip
 
 
 _ROUND, _AXIS = ((-180, 180), "DLMF 28.2.1"), ((0.1, 1.5), "DLMF 28.20.1")
@@ -117,9 +123,35 @@ mathieu_modsem2 = _mathieu("mathieu_modsem2", _radial(lambda: mathieu_modsem2, m
 
 SPHEROIDAL = "DLMF 30.2.1"
 
+# SciPy has place for 300 terms in matrices, 200 in series, and 251 spherical Bessel functions;
+# the numbers that are added below are those that it takes in addition
+
 _DEGREES = (integers(0, 2), integers(2, 5), (0.2, 4))
-pro_cv = special("pro_cv", None, None, None, source="no closed form", domain=_DEGREES)
-obl_cv = special("obl_cv", None, None, None, source="no closed form", domain=_DEGREES)
+
+
+def _has_eigenvalue(m, n, c):
+    return (np.abs(n) < 1e6) & ((n - m) / 2 + np.abs(c) + 10 < 300)
+
+
+def _has_angular(m, n, c, x):
+    return (np.abs(n) < 1e3) & ((n - m) / 2 + np.abs(c) + 40 < 200)
+
+
+def _has_radial(m, n, c, x):
+    return n + 2 * np.abs(c) + 50 < 251
+
+
+def _spheroidal(name, operands, is_safe, slope, source, *domain):
+    return special(
+        guarded(name, operands, is_safe), None, None, None, *slope,
+        source=source, domain=(*_DEGREES, *domain), signature=signature_of(name),
+    )  # fmt: skip
+
+
+pro_cv, obl_cv = (
+    _spheroidal(name, "m n c", _has_eigenvalue, (), "no closed form")
+    for name in ("pro_cv", "obl_cv")
+)
 
 
 def _prolate(function):
@@ -146,12 +178,12 @@ def _oblate_radial(m, n, c, x):
     return dy, (potential * y - 2 * x * dy) / rest
 
 
-def _spheroidal(name, slope, domain):
-    return special(name, None, None, None, slope, source=SPHEROIDAL, domain=(*_DEGREES, domain))
+def _wave(name, is_safe, slope, domain):
+    return _spheroidal(name, "m n c x", is_safe, (slope,), SPHEROIDAL, domain)
 
 
-pro_ang1 = _spheroidal("pro_ang1", _prolate(lambda: pro_ang1), (-0.9, 0.9))
-pro_rad1 = _spheroidal("pro_rad1", _prolate(lambda: pro_rad1), (1.1, 4))
-obl_ang1 = _spheroidal("obl_ang1", _oblate_angular, (-0.9, 0.9))
+pro_ang1 = _wave("pro_ang1", _has_angular, _prolate(lambda: pro_ang1), (-0.9, 0.9))
+pro_rad1 = _wave("pro_rad1", _has_radial, _prolate(lambda: pro_rad1), (1.1, 4))
+obl_ang1 = _wave("obl_ang1", _has_angular, _oblate_angular, (-0.9, 0.9))
 # obl_rad2 and pro_rad2 are left out: what SciPy 1.18 gives for them does not solve their equation
-obl_rad1 = _spheroidal("obl_rad1", _oblate_radial, (0.1, 4))
+obl_rad1 = _wave("obl_rad1", _has_radial, _oblate_radial, (0.1, 4))
