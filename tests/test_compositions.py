@@ -37,6 +37,7 @@ def test_first_derivatives_around(case: Case, wrap):
     close(every(case.bound), every(case.twin))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "nest"),
     [

@@ -34,6 +34,7 @@ def twin_hessian(case: Case, seed: int):
 EVERY_MODE = {"decay", "matvec", "combine", "blend", "cube", "surface", "quadratic", "solve"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "mode"),
     [(c, m) for c in TWICE for m in MODES if c.name in EVERY_MODE or m.endswith("-rev")],
@@ -51,6 +52,7 @@ def test_eager_hessian(case: Case):
     close(got, twin_hessian(case, 0), 1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", named("decay", "polar", "matvec", "triple", "blend", "surface"), ids=str
 )
@@ -129,6 +131,7 @@ def test_hessian_in_a_map(case: Case, mode):
     close(mapped(case.bound), mapped(case.twin), 1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "size"), [("rev-rev", 1), ("fwd-rev", 2)])
 @pytest.mark.parametrize(
     "case", named("decay", "matvec", "triple", "blend", "surface", "solve"), ids=str
@@ -146,6 +149,7 @@ def test_hessian_of_a_map(case: Case, mode, size):
     close(of_map(case.bound), of_map(case.twin), 1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("lengths", [(1, 3), (3, 1), (1, 1), (0, 1)], ids=str)
 def test_broadcast_loop_dimensions_twice(lengths, mode):
@@ -490,6 +494,7 @@ def complex_twin_hessian(case: Case):
     return jax.jit(jax.hessian(f, argnums))(*parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [c for c in COMPLEX if c.order >= ANY], ids=str)
 @pytest.mark.parametrize("mode", MODES)
 def test_complex_hessian(case: Case, mode):

@@ -24,14 +24,23 @@ def chosen(name, of):
     return THOROUGH or zlib.crc32(name.encode()) % of == 0
 
 
-@pytest.mark.parametrize("right", [r for r in RIGHT if chosen(r.name, 4)], ids=str)
+def some(collection):
+    """Every fourth, half of them among the slow tests."""
+    return [
+        pytest.param(each, marks=() if chosen(each.name, 8) else pytest.mark.slow, id=each.name)
+        for each in collection
+        if chosen(each.name, 4)
+    ]
+
+
+@pytest.mark.parametrize("right", some(RIGHT))
 def test_no_false_alarm(right):
     report = testing.report(right.make(), max_examples=EXAMPLES, **right.check)
     assert report.ok, report.violations[0]
     assert report.counts()["passed"] > 8
 
 
-@pytest.mark.parametrize("wrong", [w for w in WRONG if chosen(w.name, 4)], ids=str)
+@pytest.mark.parametrize("wrong", some(WRONG))
 def test_the_fault_is_found(wrong):
     """By one of the laws that it breaks; the whole check names it for every twentieth."""
     laws = LAWS if chosen(wrong.name, 20) else wrong.laws

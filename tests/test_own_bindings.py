@@ -159,6 +159,7 @@ ERRORS = "errors.md"
 WRONG = {("README.md", "fft")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if p.name != ERRORS], ids=lambda p: p.name)
 def test_laws_of_documented_bindings(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -401,6 +401,7 @@ NEAR_ZERO = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NEAR_ZERO)
 @given(exponent=st.floats(-18, -0.5), sign=st.sampled_from([-1, 1]))
 @example(exponent=-5.0, sign=1)
@@ -424,6 +425,7 @@ SHAPES_NEAR_ZERO = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES_NEAR_ZERO)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @given(exponent=st.floats(0, 1))
