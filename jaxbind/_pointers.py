@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -160,7 +161,8 @@ def pointer_of(function: Any, what: str = "Kernel", *, inner_loop: bool = False)
       TypeError: if it is none of those that are known.
       ValueError: for a null pointer.
     """
-    found = _pointer_of(function, inner_loop)
+    kind = _kind_of(function)
+    found = kind and kind.read(function, inner_loop)
     if found is None and what == "Handler":
         raise TypeError(
             f"Handler({_shown(function)}): a {type(function).__name__} is no pointer to a handler."
@@ -182,13 +184,8 @@ def pointer_of(function: Any, what: str = "Kernel", *, inner_loop: bool = False)
 
 def is_c_function(function: Any) -> bool:
     """Whether it is one for C, whatever it does when Python calls it."""
-    given: Any = function
-    return (
-        isinstance(function, ctypes._CFuncPtr)  # pyright: ignore[reportAttributeAccessIssue]
-        or type(function).__name__ in ("PyCapsule", "LowLevelCallable")
-        or type(function).__module__ == "_cffi_backend"
-        or (type(function).__module__.startswith("numba.") and hasattr(given, "_sig"))
-    )
+    kind = _kind_of(function)
+    return kind is not None and kind.for_c
 
 
 def _shown(function: Any) -> str:
@@ -196,27 +193,10 @@ def _shown(function: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _pointer_of(function: Any, inner_loop: bool) -> Pointer | None:
-    given: Any = function  # what follows is asked of any object
-    if isinstance(function, (int, np.integer)) and not isinstance(function, bool):
-        return Pointer(int(function), None)
-    if isinstance(function, ctypes.c_void_p):
-        return Pointer(function.value or 0, function)
-    if isinstance(function, ctypes._CFuncPtr):  # pyright: ignore[reportAttributeAccessIssue]
-        address = ctypes.cast(function, ctypes.c_void_p).value or 0
-        loop = inner_loop and len(given.argtypes or ()) == 4 and given.restype is None
-        return Pointer(address, function, None if loop else _of_ctypes(function))
-    if type(function).__name__ == "PyCapsule":
-        return _of_capsule(function, function)
-    if isinstance(function, tuple) and type(function).__name__ == "LowLevelCallable":
-        return _of_capsule(tuple.__getitem__(function, 0), function, with_data=True)
-    if hasattr(given, "_cpointer"):  # f2py
-        return replace(_of_capsule(given._cpointer, given), may_raise=False)
-    if hasattr(given, "address") and hasattr(given, "_sig"):  # Numba
-        return Pointer(given.address, given, _of_numba(given._sig))
-    if type(function).__module__ == "_cffi_backend":
-        return _of_cffi(function)
-    return None
+def _of_ctypes_function(function: Any, inner_loop: bool) -> Pointer:
+    address = ctypes.cast(function, ctypes.c_void_p).value or 0
+    loop = inner_loop and len(function.argtypes or ()) == 4 and function.restype is None
+    return Pointer(address, function, None if loop else _of_ctypes(function))
 
 
 def _of_ctypes(function: Any) -> Prototype | None:
@@ -321,3 +301,66 @@ def _of_cffi(function: Any) -> Pointer | None:
         return Pointer(address, function)
     result, *arguments = [g for g in given if g is not None]
     return Pointer(address, function, Prototype(result, tuple(arguments)))
+
+
+class _Kind(NamedTuple):
+    """A kind of objects that hold a C function.
+
+    Attributes:
+      holds: whether an object is of this kind.
+      read: makes a `Pointer` of it, without a prototype if it is of an inner loop.
+      for_c: whether it is of no use to Python, or calls C in a way of its own there.
+    """
+
+    holds: Callable[[Any], bool]
+    read: Callable[[Any, bool], Pointer | None]
+    for_c: bool = True
+
+
+def _has(function: Any, *attributes: str) -> bool:
+    """Whether it has them; a user's class may raise anything when it is asked."""
+    try:
+        return all(hasattr(function, name) for name in attributes)
+    except Exception:
+        return False
+
+
+def _named(name: str) -> Callable[[Any], bool]:
+    return lambda f: type(f).__name__ == name
+
+
+_KINDS = (
+    _Kind(
+        lambda f: isinstance(f, (int, np.integer)) and not isinstance(f, bool),
+        lambda f, _: Pointer(int(f), None),
+        for_c=False,
+    ),
+    _Kind(
+        lambda f: isinstance(f, ctypes.c_void_p),
+        lambda f, _: Pointer(f.value or 0, f),
+        for_c=False,
+    ),
+    _Kind(
+        lambda f: isinstance(f, ctypes._CFuncPtr),  # pyright: ignore[reportAttributeAccessIssue]
+        _of_ctypes_function,
+    ),
+    _Kind(_named("PyCapsule"), lambda f, _: _of_capsule(f, f)),
+    _Kind(
+        lambda f: isinstance(f, tuple) and _named("LowLevelCallable")(f),
+        lambda f, _: _of_capsule(tuple.__getitem__(f, 0), f, with_data=True),
+    ),
+    _Kind(  # f2py
+        lambda f: _has(f, "_cpointer"),
+        lambda f, _: replace(_of_capsule(f._cpointer, f), may_raise=False),
+        for_c=False,
+    ),
+    _Kind(  # Numba
+        lambda f: _has(f, "address", "_sig"),
+        lambda f, _: Pointer(f.address, f, _of_numba(f._sig)),
+    ),
+    _Kind(lambda f: type(f).__module__ == "_cffi_backend", lambda f, _: _of_cffi(f)),
+)
+
+
+def _kind_of(function: Any) -> _Kind | None:
+    return next((kind for kind in _KINDS if kind.holds(function)), None)
