@@ -274,6 +274,12 @@ def test_where_it_does_not_apply(law):
     assert not isinstance(caught.value, LawViolation)
 
 
+def test_effects_happen_on_one_device():
+    f = bound(lambda x: x + 1, "()->()", effect="unordered")
+    with pytest.raises(laws.Skip, match="effects on one device"):
+        laws.sharded(f, (np.array(1.0),))
+
+
 def test_the_one_device_reason():
     """In a process with one device."""
     script = """

@@ -170,7 +170,7 @@ class Case:
     def eps(self) -> float:
         """The coarsest precision of operands and results."""
         found = max(epsilon([*self.leaves, *self.results]), self.inherited)
-        computed = getattr(getattr(self.subject.binding, "definition", None), "compute_dtype", None)
+        computed = self.subject.options.compute_dtype
         return max(found, 0.0 if computed is None else epsilon([np.zeros(0, computed)]))
 
     def tolerance(self, default: float = ROUNDING) -> float:

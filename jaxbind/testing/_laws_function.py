@@ -105,13 +105,11 @@ def _in_memory_of_its_own(case: Case) -> list[tuple[str, Callable[[], list]]]:
 
     Under JAX they lie there and are not filled; but they only may.
     """
-    binding = case.subject.binding
-    if binding is None or binding is not case.subject.function:
+    subject = case.subject
+    if subject.binding is not subject.function or not subject.options.aliases:
         return []
-    if not binding.definition.options.aliases:
-        return []
-    alone = partial(case.subject.direct, case.args, case.static, memory=np.empty)
-    found = [(case.subject.label, lambda: leaves_of(alone()))]
+    alone = partial(subject.direct, case.args, case.static, memory=np.empty)
+    found = [(subject.label, lambda: leaves_of(alone()))]
     return [] if raises(alone) else found
 
 

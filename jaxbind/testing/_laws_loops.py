@@ -293,7 +293,7 @@ def sharded(case: Case) -> None:
     remedy = "XLA_FLAGS=--xla_force_host_platform_device_count=4"
     apply_only_if(len(devices) > 1, f"there is one device ({remedy})")
     definition = getattr(case.subject.binding, "definition", None)
-    effect = getattr(definition, "effect", None)
+    effect = case.subject.options.effect
     apply_only_if(effect is None, "JAX keeps functions with effects on one device")
     _ = case.value
     operation = operation_of(case, "f")

@@ -18,6 +18,7 @@ from jaxbind._binding import Binding
 from jaxbind._errors import short_repr
 from jaxbind._legacy import legacy_call
 from jaxbind._missing import MissingRule
+from jaxbind._options import Options
 from jaxbind._roles import GENERAL, NONDIFF, Function
 from jaxbind._shapes import FromSignature
 from jaxbind.testing._compare import is_inexact
@@ -241,13 +242,16 @@ class Subject:
 
         return jax.tree.map(one, arg)
 
+    @property
+    def options(self) -> Options:
+        """How the function is called: as its binding has it."""
+        return Options() if self.binding is None else self.binding.definition.options
+
     def _computed(self, x: Any) -> np.dtype:
-        assert self.binding is not None
-        return _dtypes.computing(np.dtype(x.dtype), self.binding.definition.options.compute_dtype)
+        return _dtypes.computing(np.dtype(x.dtype), self.options.compute_dtype)
 
     def _array(self, x: np.ndarray) -> np.ndarray:
-        assert self.binding is not None
-        return np.asfortranarray(x) if self.binding.definition.options.order == "F" else x
+        return np.asfortranarray(x) if self.options.order == "F" else x
 
 
 def binding_of(function: Any) -> Binding | None:
