@@ -725,10 +725,13 @@ def test_any_wrong_matrix_is_found(x, seed, data):
     _matrices[:] = a, b.T
     if np.array_equal(a, b):
         laws.adjoint(_matrix, (x,), seed=seed)
-    else:  # w (a - b) v may be zero by chance, but hardly each time
+        return
+    try:  # w (a - b) v may be zero by chance, but hardly each time
         with pytest.raises(LawViolation):
             for more in range(4):
                 laws.adjoint(_matrix, (x,), seed=seed + more)
+    except laws.Skip:  # a row of a that cancels at x hides its rounding: no difference is sure
+        hypothesis.reject()
 
 
 _matrices = [np.eye(1), np.eye(1)]
