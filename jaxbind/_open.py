@@ -41,9 +41,8 @@ def _open(definition: Definition, name: str, text: str) -> Any:
     refuse_another_example(name, Call(definition, site.static, site.tree), site.example)
     names = [definition.operand_name(site.tree, i) for i in range(site.tree.num_leaves)]
     if site.compiled is not None:
-        loop = definition.options.compiled and definition.options.compiled.loop_of(
-            list(map(np.dtype, site.compiled))
-        )
+        compiled = definition.options.compiled
+        loop = compiled and compiled.loop_of(list(map(np.dtype, site.compiled)))
         if not loop:
             raise LookupError(
                 f"{name} has no compiled loop for {', '.join(site.compiled)} any more"

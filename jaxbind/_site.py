@@ -127,10 +127,11 @@ def describe(
     definition = call.definition
     outputs = definition.outputs(call, structs)
     seen = definition.role.seen(call, structs)
-    if isinstance(definition.options.compiled, Handler):
-        definition.options.compiled.check(definition.label, call.static.values)
-    loop = definition.options.compiled and definition.options.compiled.loop_for(seen)
-    if definition.options.compiled and not loop:
+    compiled = definition.options.compiled
+    if isinstance(compiled, Handler):
+        compiled.check(definition.label, call.static.values)
+    loop = compiled and compiled.loop_for(seen)
+    if compiled and not loop:
         shown = ", ".join(d.name for d in seen)
         log.info("%s: no loop of its own for %s: Python calls it", definition.label, shown)
     lacks = call.loop and definition.role.lacks(call, structs)

@@ -88,6 +88,19 @@ def test_derivatives(entry):
 
 
 @pytest.mark.slow
+@by_name([e for e in ENTRIES if any(e.differentiable)])
+def test_reverse_derivatives(entry):
+    testing.check(
+        entry.binding,
+        laws=["adjoint"],
+        inputs=operands(entry),
+        max_examples=10,
+        seed=0,
+        rtol=entry.rtol,
+    )
+
+
+@pytest.mark.slow
 @by_name([e for e in ENTRIES if e.analytic])
 def test_complex_derivatives(entry):
     testing.check(
