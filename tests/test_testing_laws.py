@@ -726,13 +726,9 @@ def test_any_wrong_matrix_is_found(x, seed, data):
     if np.array_equal(a, b):
         laws.adjoint(_matrix, (x,), seed=seed)
         return
-    try:  # w (a - b) v may be zero by chance, but hardly each time
-        with pytest.raises(LawViolation):
-            for more in range(4):
-                laws.adjoint(_matrix, (x,), seed=seed + more)
-    except laws.Skip:  # a row of a that cancels at x hides its rounding: no difference is sure
-        assert np.any(np.abs(a @ x) < 0.02 * (np.abs(a) @ np.abs(x)))
-        hypothesis.reject()
+    with pytest.raises(LawViolation):  # w (a - b) v may be zero by chance, but hardly each time
+        for more in range(4):
+            laws.adjoint(_matrix, (x,), seed=seed + more)
 
 
 _matrices = [np.eye(1), np.eye(1)]

@@ -81,7 +81,7 @@ def directional(
         floor = np.maximum(found, 2 * eps * size) / column
         value, error, chosen = _extrapolated(central, floor)
         jump, kinked, rough = _jump(second, floor, chosen, value)
-        rough |= _is_other_nearby(central, value, 10 * (floor + error), chosen)
+        error = np.maximum(error, _apart_nearby(central, value, 10 * (floor + error), chosen))
         error = np.where(rough, np.inf, error)
         beside = size[len(size) // 2]  # where f itself is zero, its values close by
         scale = np.maximum(np.abs(middle), np.where(np.isfinite(beside), beside, 0.0))
@@ -126,17 +126,18 @@ def _extrapolated(
     return best, error, chosen
 
 
-def _is_other_nearby(
+def _apart_nearby(
     central: np.ndarray, value: np.ndarray, noise: np.ndarray, chosen: np.ndarray
 ) -> np.ndarray:
-    """Where shorter steps than those that were used do not come closer to the estimate.
+    """How far the differences of shorter steps are from the estimate, if they do not come closer.
 
-    The function has a straight piece there that does not reach ``x`` itself.
+    The function has a straight piece there that does not reach ``x`` itself; or it cancels at
+    ``x``, and its noise, which comes from the rounding of ``x``, is larger than it looks.
     """
     apart = np.abs(central - value)
     at = np.take_along_axis(apart, chosen[None], axis=0)
     finer = np.arange(len(central))[:, None] > chosen
-    return np.any(finer & (apart > 2 * at + noise), axis=0)
+    return np.max(np.where(finer & (apart > 2 * at + noise), apart, 0.0), axis=0)
 
 
 def _jump(
