@@ -15,7 +15,8 @@ from hypothesis.errors import Unsatisfiable
 
 import jaxbind
 from jaxbind import testing
-from jaxbind.testing._inputs import Drawing, laid_out
+from jaxbind.testing._arrays import laid_out
+from jaxbind.testing._inputs import Drawing
 from jaxbind.testing._subject import Subject
 
 

@@ -19,8 +19,9 @@ import numpy as np
 from hypothesis import Phase, settings
 from hypothesis.strategies import SearchStrategy
 
+from jaxbind.testing._arrays import EVERYTHING, samples, unnested
 from jaxbind.testing._case import Case
-from jaxbind.testing._inputs import EVERYTHING, Drawing, check_drawn, samples, several, unnested
+from jaxbind.testing._inputs import Drawing, check_drawn, several
 from jaxbind.testing._law import diagnosis_of
 from jaxbind.testing._subject import Static, Subject
 from jaxbind.testing._violation import Inapplicable, LawViolation, Skip

@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-import threading
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
-import jax
-import jax.numpy as jnp
 import numpy as np
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis.extra import numpy as hnp
 from hypothesis.strategies import SearchStrategy
 
-from jaxbind._roles import NONDIFF
 from jaxbind._signature import Signature
-from jaxbind.testing._case import Case
-from jaxbind.testing._compare import is_complex
-from jaxbind.testing._subject import (
-    BrokenContract,
-    Static,
-    Subject,
-    UserError,
-    errors_told_apart,
-)
-from jaxbind.testing._violation import Skip
+from jaxbind.testing._arrays import MAGNITUDES, arrays_of, samples
+from jaxbind.testing._families import Family, accepted
+from jaxbind.testing._subject import Static, Subject
 
 #: what `elements=` may say about one argument
 Elements = SearchStrategy | Callable[[tuple, np.dtype], SearchStrategy]
-Family = tuple[np.dtype, ...]
 
 _LARGEST = 3
 
@@ -122,128 +108,13 @@ class Drawing:
         arrays = {i for i, e in drawn.items() if np.ndim(samples(e, 1)[0]) > 0}
         whole = tuple(i for i, e in enumerate(of_each) if id(e) in arrays)
         plain = cls(signature, names, of_each, (), whole)
-        return replace(plain, families=plain._families(subject, dtypes, statics))
+        asked = _by_name(subject, "dtypes", names, dtypes)
 
-    # Dtypes --------------------------------------------------------------------------------------
+        def tried_on(family: Family) -> list[tuple]:
+            return samples(replace(plain, families=(family,)).arguments(), 6)
 
-    def _families(
-        self, subject: Subject, dtypes: Any, statics: Sequence[Static]
-    ) -> tuple[Family, ...]:
-        by_name = _by_name(subject, "dtypes", self.names, dtypes)
-        given = [dtypes_of(by_name.get(name)) for name in self.names]
-        given = [
-            found or self._dtype_of_elements(e)
-            for found, e in zip(given, self.elements, strict=True)
-        ]
-        if all(given):
-            return _products([g or () for g in given])
-        nondiff = [subject.kind(i) is NONDIFF for i in range(len(self.names))]
-        seen: list[tuple[Family, str]] = []
-        kept: Family | None = None
-        broken: Family | None = None
-        for base, index in _CANDIDATES:
-            family = tuple(
-                g[0] if g else (np.dtype(index) if n else np.dtype(base))
-                for g, n in zip(given, nondiff, strict=True)
-            )
-            if any(family == f for f, _ in seen) or not self._hold_elements(family):
-                continue
-            verdict = self._tried(subject, family, statics)
-            seen.append((family, verdict))
-            if verdict == "broken" and broken is None:
-                broken = family
-                if subject.binding is not None and _declares_dtypes(subject):
-                    break
-            if verdict == "":
-                kept = family
-                break
-        if kept is None or (broken is not None and _declares_dtypes(subject)):
-            kept = broken or kept
-        if kept is None:
-            raise ValueError(
-                f"jaxbind.testing: {subject.label} raises for every input that was drawn; the last"
-                f" said: {seen[-1][1]}\nGive elements= (the values it takes), dtypes=, static= or"
-                " inputs="
-            )
-        found = [kept]
-        if (
-            not any(d.kind == "c" for d in kept)
-            and kept[0].itemsize == 8
-            and any(d.kind == "f" for d in kept)
-        ):
-            turned = tuple(
-                np.dtype(complex) if d.kind == "f" and not n and not g else d
-                for d, n, g in zip(kept, nondiff, given, strict=True)
-            )
-            if turned != kept and self._holomorphic(subject, turned, statics):
-                found.append(turned)
-        return tuple(found)
-
-    def _hold_elements(self, family: Family) -> bool:
-        """Whether drawn numbers with fractions stay what they are."""
-        return all(
-            d.kind not in "iub"
-            or not isinstance(e, SearchStrategy)
-            or np.asarray(samples(e, 1)[0]).dtype.kind not in "fc"
-            for d, e in zip(family, self.elements, strict=True)
-        )
-
-    def _dtype_of_elements(self, elements: Any) -> tuple[np.dtype, ...] | None:
-        """Integers if a strategy draws integers, and so on."""
-        if not isinstance(elements, SearchStrategy):
-            return None
-        value = np.asarray(samples(elements, 1)[0])
-        return (value.dtype,) if value.dtype.kind in "iubc" else None
-
-    def _tried(self, subject: Subject, family: Family, statics: Sequence[Static]) -> str:
-        """Empty if the function takes these dtypes; "broken", or what it raised."""
-        said = ""
-        with jax.enable_x64(True):
-            for args in samples(self._with(family).arguments(), 6):
-                try:
-                    with errors_told_apart():
-                        subject.value(args, statics[0])
-                    return ""
-                except BrokenContract:
-                    said = "broken"
-                except (UserError, TypeError, ValueError) as error:
-                    said = said or str(error).splitlines()[0]
-        return said
-
-    def _holomorphic(self, subject: Subject, family: Family, statics: Sequence[Static]) -> bool:
-        """Whether the function takes complex numbers and is analytic, and so are its rules."""
-        sure = False
-        with jax.enable_x64(True):
-            for args in samples(self._with(family).arguments(), 6)[1:]:
-                case = Case(subject, args, statics[0])
-                try:
-                    with errors_told_apart():
-                        case.need_finite()
-                        if not all(map(is_complex, case.results)):
-                            return False
-                        wrt = subject.differentiable(case.args)
-                        v = case.directions(wrt)
-                        along = case.numerical(wrt, v)
-                        turned = case.numerical(wrt, [1j * x for x in v])
-                        for mode in ("jvp", "vjp"):
-                            if subject.missing(mode, case.args, statics[0], wrt) is None:
-                                seeds = v if mode == "jvp" else case.cotangents()
-                                (case.pushed if mode == "jvp" else case.pulled)(wrt, seeds)
-                except Skip:
-                    continue
-                except Exception:
-                    return False
-                if not (np.all(along.known) and np.all(turned.known)):
-                    continue
-                gap = turned.value.view(complex) - 1j * along.value.view(complex)
-                allowed = 1e-6 * np.max(np.abs(along.value), initial=1e-6)
-                if np.any(np.abs(gap) > allowed + 20 * np.max(along.error + turned.error)):
-                    return False
-                sure = True
-        return sure
-
-    def _with(self, family: Family) -> Drawing:
-        return replace(self, families=(family,))
+        families = accepted(subject, statics[0], of_each, [asked.get(n) for n in names], tried_on)
+        return replace(plain, families=families)
 
     # Shapes --------------------------------------------------------------------------------------
 
@@ -340,7 +211,7 @@ class Drawing:
                     f" shape {shape}"
                 )
             return made.map(partial(np.asarray, dtype=dtype))
-        return _arrays(dtype, shape, elements, self.magnitude)
+        return arrays_of(dtype, shape, elements, self.magnitude)
 
 
 @st.composite
@@ -376,26 +247,6 @@ def _groups(draw: Callable, drawing: Drawing, count: int) -> list[tuple]:
     return rows
 
 
-#: Hypothesis' complaints about slow or narrow strategies, which are not ours to make
-EVERYTHING: Any = list(HealthCheck)
-
-_CANDIDATES = [
-    ("float64", "float64"),
-    ("float64", "int64"),
-    ("float32", "float32"),
-    ("float32", "int64"),
-    ("complex128", "complex128"),
-    ("complex128", "int64"),
-    ("complex64", "complex64"),
-    ("int64", "int64"),
-    ("bool", "bool"),
-]
-
-
-def _declares_dtypes(subject: Subject) -> bool:
-    return getattr(subject.binding.definition.role.shapes, "dtypes", None) is not None  # pyright: ignore
-
-
 def _by_name(subject: Subject, option: str, names: Sequence[str], given: Any) -> dict[str, Any]:
     if given is None:
         return {}
@@ -411,131 +262,6 @@ def _by_name(subject: Subject, option: str, names: Sequence[str], given: Any) ->
                 f" {subject.label}; it has {', '.join(names)}"
             )
     return found
-
-
-def dtypes_of(given: Any) -> tuple[np.dtype, ...] | None:
-    if given is None:
-        return None
-    several = given if isinstance(given, (list, tuple, set)) else [given]
-    return tuple(np.dtype(jnp.dtype(d)) for d in several)
-
-
-def _products(choices: Sequence[Sequence[np.dtype]]) -> tuple[Family, ...]:
-    """The same choice for all where they have the same ones, all combinations otherwise."""
-    if len({tuple(c) for c in choices}) == 1:
-        return tuple((d,) * len(choices) for d in choices[0]) if choices else ((),)
-    found: list[Family] = [()]
-    for choice in choices:
-        found = [(*f, d) for f in found for d in choice]
-    return tuple(found)
-
-
-# Numbers ----------------------------------------------------------------------------------------
-# Strategies are made once and of named functions: Hypothesis looks into lambdas, which takes time.
-
-
-@cache
-def numbers(dtype: np.dtype, magnitude: float) -> SearchStrategy:
-    """Numbers up to ``magnitude``: small integers, and fractions with all digits."""
-    if dtype == np.dtype(bool):
-        return st.booleans()
-    if dtype.kind == "u":
-        return st.integers(0, 9)
-    if dtype.kind == "i":
-        return st.integers(-9, 9)
-    if is_complex(np.zeros((), dtype)):
-        real = numbers(np.dtype(float), magnitude)
-        return st.builds(lambda im, re: complex(re, im), real, real)  # 1 is simpler than 1j
-    whole = st.integers(-3, 3).map(float)
-    fraction = st.integers(0, 2**32 - 1).map(partial(_scattered, magnitude))
-    return st.one_of(whole, fraction, fraction)
-
-
-def _scattered(magnitude: float, k: int) -> float:
-    """Spread integers, which Hypothesis prefers small and alike, over the whole interval."""
-    return magnitude * ((k * 2654435761 % 2**32) / 2**31 - 0.99999)
-
-
-#: of numbers that are drawn by default
-MAGNITUDES = (2.0, 10.0, 2.0, 1e3)
-
-
-@st.composite
-def _arrays(
-    draw: Callable,
-    dtype: np.dtype,
-    shape: tuple,
-    elements: SearchStrategy | None,
-    magnitude: float | None,
-) -> np.ndarray:
-    """An array of the given numbers, somehow laid out in memory."""
-    if elements is None:
-        magnitude = magnitude or draw(st.sampled_from(MAGNITUDES))
-        elements = numbers(dtype, magnitude if dtype.itemsize >= 4 else 10.0)
-    values = [draw(elements) for _ in range(int(np.prod(shape)))]
-    array = np.array(values).astype(dtype).reshape(shape)
-    return laid_out(array, draw(_LAYOUTS)) if shape else array
-
-
-_LAYOUTS = st.sampled_from(("C", "C", "F", "reversed", "strided"))
-
-
-def laid_out(array: np.ndarray, how: str) -> np.ndarray:
-    """The same values in other places of the memory."""
-    if how == "F":
-        return np.asfortranarray(array)
-    if how == "reversed":
-        return array[::-1].copy()[::-1]
-    if how == "strided":
-        wide = np.zeros((*array.shape[:-1], 2 * array.shape[-1]), array.dtype)
-        wide[..., ::2] = array
-        return wide[..., ::2]
-    return array
-
-
-def samples(strategy: SearchStrategy, count: int, seed: int = 0) -> list[Any]:
-    """The first few values of a strategy."""
-    found: list[Any] = []
-
-    def collect() -> None:
-        @hypothesis.seed(seed)
-        @settings(
-            max_examples=count,
-            database=None,
-            deadline=None,
-            phases=[Phase.generate],
-            suppress_health_check=EVERYTHING,
-        )
-        @hypothesis.given(strategy)
-        def each(value: Any) -> None:
-            found.append(value)
-
-        each()
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        unnested(collect)
-    return found
-
-
-def unnested(search: Callable[[], Any]) -> None:
-    """Run a search of ours; in another thread where Hypothesis is at work already."""
-    if not hypothesis.currently_in_test_context():
-        search()
-        return
-    raised: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            search()
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if raised:
-        raise raised[0]
 
 
 def check_drawn(label: str, value: Any) -> tuple:
