@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from amount import every
 from failing import ROUTES, elementwise, heavy, message, routes, x
 
 import jaxbind
@@ -208,7 +209,7 @@ def context(call, error):
 
 
 @pytest.mark.parametrize("kind", AWKWARD)
-@pytest.mark.parametrize("route", ["eager", "asynchronous", "jit of vmap"])
+@pytest.mark.parametrize("route", every(3, ["eager", "asynchronous", "jit of vmap"]))
 def test_awkward_exceptions(kind, route):
     error, text = AWKWARD[kind]
     fail = [True]

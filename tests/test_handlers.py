@@ -145,6 +145,7 @@ def test_attributes_of_a_dtype_are_held_exactly(scale, x64):
             f(np.ones(2), a=1.0, k=k)
 
 
+@pytest.mark.slow
 def test_the_cython_example(tmp_path):
     """A small package with its own setup.py, built against the headers of jaxbind."""
     folder = tmp_path / "cython_handler"

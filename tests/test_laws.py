@@ -7,6 +7,7 @@ import os
 import zlib
 
 import pytest
+from amount import every
 from right_bindings import RIGHT
 from wrong_bindings import WRONG
 
@@ -25,22 +26,22 @@ def chosen(name, of):
 
 
 def some(collection):
-    """Every fourth, half of them among the slow tests."""
-    return [
-        pytest.param(each, marks=() if chosen(each.name, 8) else pytest.mark.slow, id=each.name)
-        for each in collection
-        if chosen(each.name, 4)
-    ]
+    """Every fourth, most of them among the slow tests."""
+    return every(1 if THOROUGH else 4, [each for each in collection if chosen(each.name, 4)])
 
 
-@pytest.mark.parametrize("right", some(RIGHT))
+def by_name(argument, collection):
+    return pytest.mark.parametrize(argument, some(collection), ids=lambda each: each.name)
+
+
+@by_name("right", RIGHT)
 def test_no_false_alarm(right):
     report = testing.report(right.make(), max_examples=EXAMPLES, **right.check)
     assert report.ok, report.violations[0]
     assert report.counts()["passed"] > 8
 
 
-@pytest.mark.parametrize("wrong", some(WRONG))
+@by_name("wrong", WRONG)
 def test_the_fault_is_found(wrong):
     """By one of the laws that it breaks; the whole check names it for every twentieth."""
     laws = LAWS if chosen(wrong.name, 20) else wrong.laws

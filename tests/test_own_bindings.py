@@ -123,8 +123,14 @@ if geomagnetic_field is not None:
     BINDINGS.append((geomagnetic_field.synthesis, {"inputs": arrays(24), "static": static}))
 
 
-@testing.parametrize(*BINDINGS, max_examples=12)
+@testing.parametrize(*BINDINGS[::3], max_examples=12)
 def test_laws(law):
+    law()
+
+
+@pytest.mark.slow
+@testing.parametrize(*BINDINGS[1::3], *BINDINGS[2::3], max_examples=12)
+def test_laws_of_others(law):
     law()
 
 
@@ -180,6 +186,7 @@ def test_laws_of_documented_bindings(page, tmp_path, monkeypatch):
     assert not broken, "\n\n".join(broken.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "example",
     [e for e in (bessel_fit, c_library, fortran_routine, numba_stencil) if e is not None],

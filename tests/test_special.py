@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy
 import scipy.special
+from amount import every
 from hypothesis import given, settings
 from hypothesis.extra import numpy as hnp
 
@@ -47,8 +48,8 @@ def off_the_real_line(entry):
     )
 
 
-def by_name(entries):
-    return pytest.mark.parametrize("entry", entries, ids=lambda e: e.name)
+def by_name(entries, often=1):
+    return pytest.mark.parametrize("entry", every(often, entries), ids=lambda e: e.name)
 
 
 HIGHER = (
@@ -74,7 +75,7 @@ def test_values_are_scipys(entry, x64):
     check()
 
 
-@by_name([e for e in ENTRIES if any(e.differentiable)])
+@by_name([e for e in ENTRIES if any(e.differentiable)], often=4)
 def test_derivatives(entry):
     """Forward; reverse mode is made of the same partial derivatives."""
     testing.check(
@@ -363,6 +364,7 @@ def test_noncentral_distributions(name, x64):
         np.testing.assert_allclose(jax.grad(f)(x), want, rtol=1e-4, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("x", [0.3, 1.5, 4.0])
 def test_second_derivatives_of_noncentral_distributions(x, x64):
     """In both arguments at once, and near 0, where densities are by series."""
@@ -423,6 +425,7 @@ def test_tukeys_distribution_ends(x, lmbda):
             np.testing.assert_allclose(slope, np.diff(ends)[0] / (2 * h), rtol=1e-3)
 
 
+@pytest.mark.slow
 @given(a=st.floats(50, 1e13), shift=st.floats(-3, 3))
 def test_densities_of_large_shapes(a, shift):
     """Against the ratio of gamma functions in long arithmetic: the recurrence in the shape."""
@@ -498,6 +501,7 @@ def test_means_of_equal_numbers_and_of_zero(x64):
     assert np.isnan(jax.grad(special.agm, (0, 1))(0.0, 0.0)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("x", [60.0, 1e3, 1e5, 1e8, 1e10])
 def test_modified_fresnel_integrals_far_out(x, x64):
     """K is i (1/z + 1/(2 z³) + 3/(4 z⁵) + ...) / (2 √π) with z = exp(i π/4) x (DLMF 7.12.1)."""

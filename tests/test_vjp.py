@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from amount import every
 from comparing import close, inner, is_inexact, normal, split, tangents_of
 from hypothesis import given, settings
 from hypothesis.extra.numpy import mutually_broadcastable_shapes
@@ -20,7 +21,7 @@ import jaxbind
 pytestmark = pytest.mark.usefixtures("x64")
 
 seeds = st.integers(0, 2**32 - 1)
-cases = pytest.mark.parametrize("case", ALL, ids=str)
+cases = pytest.mark.parametrize("case", every(3, ALL), ids=str)
 
 
 def pulled(function, argnums):
