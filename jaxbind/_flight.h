@@ -63,6 +63,12 @@ static inline void jb_add(long n) {
 static inline int jb_is_leaving(void) {
   return atomic_load_explicit(&jb_leaving, memory_order_acquire);
 }
+/* Whether this thread may take the GIL, outside of a call. The one that leaves may, until the
+   interpreter is taken apart: JAX drops its programs then, and what they keep alive must go. */
+static inline int jb_may_take_gil(void) {
+  return !jb_is_leaving()
+    || (PyThread_get_thread_ident() == jb_leaver && Py_IsInitialized());
+}
 static long jb_count(void) {
   long total = 0;
   for (jb_counter *c = atomic_load(&jb_counters); c; c = c->next)

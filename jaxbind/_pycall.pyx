@@ -41,6 +41,7 @@ from jaxbind._views cimport (
     JB_SET_DATA,
     Layout,
     Views,
+    is_shared,
     new_view,
     whole_buffer,
 )
@@ -566,15 +567,6 @@ cdef inline bint fits(PyObject* views, JB_CallFrame* frame) noexcept:
     return jb_fits(
         (<Views>views).known, (<Views>views).operands, (<Views>views).count, frame,
         (<Views>views).starts)
-
-
-cdef bint is_shared(Views views, int result) noexcept:
-    """Whether a result begins with what an operand holds, as `aliases` have it."""
-    cdef int i
-    for i in range(views.operands):
-        if views.starts[i] == views.starts[result] and views.sizes_in_bytes[result] > 0:
-            return True
-    return False
 
 
 cdef int finish(Layout layout, list copies) except -1:

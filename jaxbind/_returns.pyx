@@ -2,6 +2,8 @@
 
 from libc.string cimport memcmp
 
+import copy
+
 cimport numpy as cnp
 
 import numpy as np
@@ -9,7 +11,7 @@ import numpy as np
 from jaxbind import _dtypes, _errors, _result
 
 from jaxbind._trees cimport FLAT, SINGLE, Tree
-from jaxbind._views cimport Layout, Views
+from jaxbind._views cimport Layout, Views, is_shared
 
 cnp.import_array()
 
@@ -56,6 +58,10 @@ cdef class Returns:
                 leaves = _result.flatten(self.tree.treedef, self.kept, value)
             except TypeError as error:
                 raise _errors.ContractError(str(error)) from None
+        for i in range(count - 1):
+            if is_shared(views, views.operands + i):
+                leaves = [apart(leaf, views) for leaf in leaves]
+                break
         for i in range(count):
             self.store_one(views, i, leaves[i])
         return 0
@@ -120,6 +126,21 @@ cdef int convert(target, source) except -1:
     with np.errstate(all="ignore"):
         np.copyto(target, source, casting="unsafe")
     return 0
+
+
+cdef object apart(value, Views views):
+    """A returned value that the results do not overwrite while they are stored, one by one.
+
+    With `aliases` a part of an operand, which a function may return, is a part of a result, too.
+    """
+    if isinstance(value, (list, tuple)):
+        return copy.deepcopy(value)
+    if not isinstance(value, np.ndarray):
+        return value
+    overlaps = any([
+        np.may_share_memory(value, <object>views.items[i])
+        for i in range(views.operands, views.count)])
+    return value.copy() if overlaps else value
 
 
 cdef bint has_none(tuple values):

@@ -43,7 +43,7 @@ from jaxbind._abi cimport (
 cdef extern from "_flight.h":
     bint jb_enter_call() noexcept nogil
     void jb_leave_call() noexcept nogil
-    bint jb_is_leaving() noexcept nogil
+    bint jb_may_take_gil() noexcept nogil
     void jb_set_leaving() noexcept nogil
     void jb_keep_strays_waiting() noexcept nogil
     long jb_count() noexcept nogil
@@ -190,7 +190,7 @@ cdef JB_Error* instantiate_site(JB_CallFrame* frame) noexcept with gil:
 
 
 cdef void drop_site(void* state) noexcept nogil:
-    if not jb_is_leaving():  # then nobody may take the GIL any more
+    if jb_may_take_gil():
         release_site(<SiteHead*>state)
 
 

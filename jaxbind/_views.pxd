@@ -102,3 +102,6 @@ cdef object new_view(cnp.dtype dtype, tuple shape, tuple strides, bint writeable
 
 # A buffer as one array, in the order of its memory.
 cdef object whole_buffer(JB_Buffer* buffer, cnp.dtype dtype)
+
+# Whether a result begins with what an operand holds, as `aliases` have it.
+cdef bint is_shared(Views views, int result) noexcept

@@ -258,3 +258,11 @@ cdef object whole_buffer(JB_Buffer* buffer, cnp.dtype dtype):
     array = new_view(dtype, shape, tuple(strides), True)
     JB_SET_DATA(<PyObject*>array, <char*>buffer.data)
     return array
+
+
+cdef bint is_shared(Views views, int result) noexcept:
+    cdef int i
+    for i in range(views.operands):
+        if views.starts[i] == views.starts[result] and views.sizes_in_bytes[result] > 0:
+            return True
+    return False

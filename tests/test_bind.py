@@ -965,3 +965,31 @@ def test_testing_is_an_attribute():
     assert jaxbind.testing.check.__module__.startswith("jaxbind.testing")
     with pytest.raises(AttributeError, match="module 'jaxbind' has no attribute 'tests'"):
         jaxbind.tests  # noqa: B018
+
+
+VIEWS = {
+    "whole": lambda x: x,
+    "backwards": lambda x: x[::-1],
+    "shifted": lambda x: np.concatenate([x[1:], x[:1]]),
+    "sorted": np.sort,
+    "rows of a list": lambda x: [x[i : i + 1].reshape(()) for i in range(len(x))],
+}
+
+
+@given(data=st.data())
+def test_results_that_are_parts_of_aliased_operands(data):
+    """Storing one result does not change what the others are copied from."""
+    ways = data.draw(st.lists(st.sampled_from(sorted(VIEWS)), min_size=3, max_size=3))
+    sources = data.draw(st.lists(st.integers(0, 2), min_size=3, max_size=3))
+    places = data.draw(st.permutations(range(3)))
+
+    def function(*operands):
+        return tuple(VIEWS[way](operands[k]) for way, k in zip(ways, sources))
+
+    signature = "(n),(n),(n)->(n),(n),(n)"
+    f = jaxbind.bind(lambda a, b, c: function(a, b, c), signature, aliases=dict(zip("abc", places)))
+    operands = np.random.default_rng(0).normal(size=(3, 4))
+    want = function(*operands)
+    got = jax.jit(lambda *args: f(*(x * 1.0 for x in args)))(*operands)
+    for g, w in zip(got, want):
+        np.testing.assert_array_equal(g, np.asarray(w, g.dtype))

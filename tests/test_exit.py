@@ -30,6 +30,18 @@ PROGRAMS = {
 several = heavy(lambda v: jax.vmap(f)(v[:2, None]))
 results = [several(operand), several(operand), work(operand), work(operand)]
 """, 0, "", ""),
+    "an open file": (  # closed when the module is cleared, which nothing may keep alive
+        """
+def double(v):
+    return 2 * v
+double = jaxbind.bind(double, '(n)->(n)')
+double(x)
+jax.jit(jax.vmap(double))(jnp.ones((2, 3)))
+import os
+class File:
+    def __del__(self, write=os.write): write(1, b'closed')
+file = File()
+""", 0, "", "closed"),
     "pending exception": (
         "work(operand); raise ValueError('pending')", 1, "ValueError: pending", ""),
     "exit": ("work(operand); sys.exit(3)", 3, "", ""),
