@@ -103,6 +103,14 @@ def read(d: Declared) -> Arguments:
     inputs, outputs = _buffers(d, names)
     returns = _what_it_returns(d, inputs, outputs)
     results = len(d.signature.outputs)
+    if returns == RESULT and returned is not None and returned.dtype is None:
+        raise TypeError(f"{d.label}: args= has no output, and says that it returns nothing")
+    if returns == NOTHING and "->" in (d.args or "") and returned and returned.dtype is not None:
+        raise TypeError(
+            f"{d.label}: args= says that it returns {returned}, which is none of the"
+            f" {len(outputs)} results of the signature {d.signature}. Say status='return' if it"
+            " reports failure, or leave it out"
+        )
     source = [inputs.index(n) if n in d.inout else -1 for n in outputs]
     source += [-1] * (results - len(outputs))
     known = [*(kinds[n] for n in (*inputs, *outputs)), *[returned] * (results - len(outputs))]
@@ -148,7 +156,7 @@ def _items(d: Declared) -> list[Item]:
     """The arguments in C's order, from ``args=``, or from what the pointer and signature say."""
     if d.args is not None:
         listed = d.args.partition("->")[0]
-        items = [_item(d.label, part) for part in listed.split(",") if part.strip()]
+        items = [_item(d.label, part) for part in listed.split(",") if listed.strip()]
         if d.prototype is None or len(items) != len(d.prototype.arguments):
             return items
         pairs = zip(items, d.prototype.arguments, strict=True)
@@ -180,7 +188,8 @@ def _items(d: Declared) -> list[Item]:
 def _item(label: str, part: str) -> Item:
     match = _ITEM.match(part.strip())
     if match is None:
-        raise ValueError(f"{label}: args= has {part.strip()!r}, which is no name")
+        what = repr(part.strip()) if part.strip() else "nothing between two commas"
+        raise ValueError(f"{label}: args= has {what}, which is no name")
     text = match["type"].strip() + ("*" if "[" in part else "")
     if not text:
         return None, match["name"]

@@ -111,12 +111,12 @@ def bind(
         if order not in ("C", "F"):
             raise ValueError(f"{label}: order={order!r} is not understood; it is 'C' or 'F'")
         options = Options(
-            vectorized=bool(vectorized),
+            vectorized=_flag(label, "vectorized", vectorized),
             rules_vectorized=bool(vectorized),
             order=order,
             compute_dtype=None if compute_dtype is None else _compute(label, compute_dtype),
             threads=_threads(label, threads),
-            allow_jax=bool(allow_jax),
+            allow_jax=_flag(label, "allow_jax", allow_jax),
             effect=_effect(label, effect),
         )
         what = _called(label, function, given_signature, out, dtype, options)
@@ -207,6 +207,12 @@ def _calling_module() -> str:
     while frame is not None and frame.f_globals.get("__name__") == __name__:
         frame = frame.f_back
     return "" if frame is None else frame.f_globals.get("__name__") or ""
+
+
+def _flag(label: str, option: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{label}: {option}={short_repr(value)} is not understood; it is a bool")
+    return bool(value)
 
 
 def _threads(label: str, threads: Any) -> int:

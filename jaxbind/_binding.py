@@ -135,9 +135,12 @@ class Binding(Declarations, CallDeclarations):
                 if leaf.dtype != jax.dtypes.float0:  # a tangent, which may be given
                     what = self.definition.operand_name(tree, index)
                     _dtypes.check(self.definition.label, what, leaf.dtype)
+            elif isinstance(leaf, int):
+                what = self.definition.operand_name(tree, index)
+                _dtypes.check_integer(self.definition.label, what, leaf)
             elif not (
-                isinstance(leaf, (bool, int, float, complex))
-                or (hasattr(leaf, "shape") and hasattr(leaf, "dtype"))
+                isinstance(leaf, (float, complex, jax.Array))
+                or all(hasattr(leaf, name) for name in ("shape", "dtype", "__array__"))
             ):
                 if hasattr(leaf, "__jax_array__"):
                     continue

@@ -160,11 +160,11 @@ class Declarations:
           TypeError: as for `def_jvp`; if the function is not declared linear, or not in
             ``argument``; if ``argument`` is not given where there are several to choose from.
         """
-        if isinstance(rule, (str, int)):
+        if isinstance(rule, (str, int)) and argument is None:
             rule, argument = None, rule
+        group, step = transposed_group(self.definition, argument)
         if rule is None:
             return partial(self.def_transpose, argument=argument, traced=traced)
-        group, step = transposed_group(self.definition, argument)
         return self._declare(("T", group), step, Transposed(self.definition, group), rule, traced)
 
     def _declare(self, key: Hashable, step: str, role: Role, rule: Any, traced: bool) -> Any:
@@ -178,6 +178,8 @@ class Declarations:
 
     def def_partials(self, *rules: Callable | None, traced: bool = True) -> Any:
         """Declare the partial derivatives of an elementwise function, one rule per argument.
+
+        They are the derivative in both modes, in the place of rules that were declared before.
 
         Args:
           rules: ``rule(*primals, **static)`` gives the derivative of the result with respect to
@@ -220,6 +222,8 @@ class Declarations:
     def def_jacobian(self, rule: Any = None, *, traced: bool = False) -> Any:
         """Declare dense Jacobians: ``rule(*primals, **static)``.
 
+        They are the derivative in both modes, in the place of rules that were declared before.
+
         Args:
           rule: returns, for each result, a tuple with an array of shape
             ``result.shape + argument.shape`` for each argument (``None`` where there is none);
@@ -257,6 +261,8 @@ class Declarations:
         return self._handle(self._define(step, step, role, rule))
 
     def _set_pushforward(self, traced: Any) -> None:
+        """Declare all of the derivative: a pullback from before is no part of it."""
+        self.definition.rules.pop("vjp", None)
         self._define("jvp", "jvp", Pushforward(self.definition), None, traced)
 
     @property

@@ -55,6 +55,12 @@ def checked(
     if count is not None:
         parameters = bare.behind(count)
     known = definition.calling
+    few = not bare.variadic and not known.defaults and len(bare.operands) < (count or 0)
+    if few:
+        raise TypeError(
+            f"{definition.label}.{what}: the rule takes {len(bare.operands)} positional"
+            f" argument{'s' * (len(bare.operands) != 1)}; it is called with {count}"
+        )
     for name, default in parameters.static.items():
         if default is not inspect.Parameter.empty or name in known.static or known.any_static:
             continue

@@ -5,6 +5,7 @@ They are traced rules in terms of the binding itself, so JAX differentiates them
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -253,8 +254,8 @@ def _per_element(
     """``along(e)`` for every unit vector e; complex entries get their imaginary part, too."""
     found = []
     for index, struct in enumerate(structs):
-        size = int(np.prod(struct.shape))
-        if size == 0:
+        size = math.prod(struct.shape)  # symbolic in a program for several sizes
+        if isinstance(size, int) and size == 0:
             found.append(jnp.zeros(struct.shape, struct.dtype))
             continue
         basis = jnp.eye(size, dtype=struct.dtype).reshape(size, *struct.shape)

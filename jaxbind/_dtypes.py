@@ -45,6 +45,20 @@ _ACCEPTED = frozenset(CODES.values())
 _COMPLEX_OF = {np.dtype(np.float32): np.complex64, np.dtype(np.float64): np.complex128}
 
 
+def check_integer(label: str, what: str, value: int) -> None:
+    """Refuse a Python integer that JAX's integers cannot hold.
+
+    Raises:
+      OverflowError: naming the binding, the operand and the range.
+    """
+    bits = 64 if jax.config.jax_enable_x64 else 32  # pyright: ignore[reportAttributeAccessIssue]
+    if not -(1 << (bits - 1)) <= value < 1 << (bits - 1):
+        remedy = "" if bits == 64 else ", or set jax_enable_x64"
+        raise OverflowError(
+            f"{label}: {what} is {value}, which is no {bits}-bit integer. Pass a float{remedy}"
+        )
+
+
 def check(label: str, what: str, dtype: Any) -> None:
     """Refuse a dtype that NumPy cannot show as it lies in XLA's memory.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import cache, partial, wraps
@@ -410,6 +411,30 @@ def _wait_for_operands() -> None:
 
 
 # Lowering -------------------------------------------------------------------------------------
+
+
+#: JAX's lowerings (private, jax 0.9 to 0.12) of operations whose computation XLA compiles into a
+#: loop of its own, from which it cannot call out
+_REDUCTIONS = {
+    "_reduce_lower": "reduction",
+    "_generic_reduce_window_lower": "windowed reduction",
+    "_select_and_scatter_lower": "windowed selection",
+    "_scatter_lower": "scatter",
+}
+
+
+def reduction_around() -> str | None:
+    """The reduction whose computation is being lowered, if one is.
+
+    The lowering is told nothing about it, but is called by that of the reduction.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        found = _REDUCTIONS.get(frame.f_code.co_name)
+        if found is not None and frame.f_globals.get("__name__", "").startswith("jax."):
+            return found
+        frame = frame.f_back
+    return None
 
 
 def lower_foreign_call(

@@ -92,7 +92,7 @@ class Kernel:
         prototype = self.pointer.prototype
         plain = None
         if signature is None:
-            if prototype is None or any(a.pointer for a in prototype.arguments[:-1]):
+            if prototype is None or not _is_of_numbers(prototype, status):
                 raise TypeError(
                     f"{label}: it has no signature, and the pointer does not say that it is a"
                     " function of numbers. Give one, such as '(n),(n)->()'"
@@ -205,6 +205,14 @@ def _parsed(label: str, signature: str) -> Signature:
             " an output, so its size is unknown, and a kernel gets its results' memory. Bind a"
             " Python function with out= that makes the result and calls the C function"
         ) from None
+
+
+def _is_of_numbers(prototype: Prototype, status: str | None) -> bool:
+    """Whether it takes numbers only, and returns one or writes it to its last argument."""
+    arguments, result = prototype.arguments, prototype.result
+    writes = bool(arguments) and arguments[-1].pointer
+    returns = result.dtype is not None and status != "return"
+    return not (any(a.pointer for a in arguments[:-1]) or result.pointer or (writes and returns))
 
 
 def _plain(prototype: Prototype) -> list[CType]:

@@ -10,14 +10,26 @@ its own that is reached by an attribute of an object, say) is guarded in its fir
 from __future__ import annotations
 
 import functools
+import time
 import types
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
+
+import jax
+
+from jaxbind import _jax
 
 _MOST = 300
 
 
 def mentions_jax(function: Any) -> bool:
     """Whether JAX, an array or a function of JAX, or a binding is reached by name."""
+    return any(map(_is_of_jax, _walked(function)))
+
+
+def _walked(function: Any) -> Iterator[Any]:
+    """The function and what it reaches by name, up to what is JAX's."""
     seen: set[int] = set()
     todo = [function]
     while todo and len(seen) < _MOST:
@@ -25,10 +37,55 @@ def mentions_jax(function: Any) -> bool:
         if id(value) in seen:
             continue
         seen.add(id(value))
-        if _is_of_jax(value):
-            return True
-        todo += _reached(value)
-    return False
+        yield value
+        if not _is_of_jax(value):
+            todo += _reached(value)
+
+
+#: how long a function waits for an array that it reads, in seconds
+PATIENCE = 10.0
+
+
+class ReadArrays:
+    """JAX arrays that a function reaches by name, which it may read although it was not given them.
+
+    To read one that is not there yet waits for it. If that is the result of the very program in
+    which the function is called (a loop that binds its state to one name), it waits for ever.
+    """
+
+    def __init__(self, function: Any):
+        self.places: list[tuple[str, Callable[[], Any]]] = []
+        for value in _walked(function):
+            if isinstance(value, types.FunctionType):
+                self.places += [(n, get) for n, get in _named(value) if _is_array(get())]
+
+    def wait(self) -> None:
+        """Return when all are there.
+
+        Raises:
+          CalledJax: naming one that does not come.
+        """
+        end = time.monotonic() + PATIENCE
+        for name, get in self.places:
+            while _is_array(array := get()) and not array.is_deleted() and not array.is_ready():
+                if time.monotonic() > end:
+                    raise _jax.CalledJax(
+                        f"a foreign function reads the JAX array {name!r}, which is not there yet"
+                        " and may wait for this very call. Pass it as an operand, or make it a"
+                        " NumPy array first"
+                    )
+                time.sleep(0.001)
+
+
+def _named(function: types.FunctionType) -> list[tuple[str, Callable[[], Any]]]:
+    code = function.__code__
+    cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
+    found = [(name, partial(getattr, cell, "cell_contents", None)) for name, cell in cells]
+    return found + [(name, partial(function.__globals__.get, name)) for name in _names(code)]
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, jax.Array) and not _jax.is_tracer(value)
 
 
 def _is_of_jax(value: Any) -> bool:

@@ -296,6 +296,11 @@ def _of_cffi(function: Any) -> Pointer | None:
         return Pointer(address, function)
     if kind.kind != "function":
         raise TypeError(f"Kernel({_shown(function)}): it is no pointer to a function")
+    if kind.ellipsis:
+        raise TypeError(
+            f"Kernel({_shown(function)}): it takes any number of arguments, {kind.cname}, which"
+            " are passed in a way of their own; wrap it in a C function of a fixed number"
+        )
     given = [c_type(t.cname) for t in (kind.result, *kind.args)]
     if None in given:
         return Pointer(address, function)

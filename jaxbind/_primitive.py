@@ -249,6 +249,13 @@ def _emit_shard(ctx: Any, *operands: Any, call: Call, results: Any, name: str, s
 
 def _emit(ctx: Any, *operands: Any, call: Call, name: str, site: str) -> Any:
     """The custom call itself; on several devices, of each for its part."""
+    reduction = _jax.reduction_around()
+    if reduction is not None:
+        raise NotImplementedError(
+            f"{call.definition.label} cannot be called by the computation of a {reduction}: XLA"
+            " calls nothing foreign from there. Use jax.lax.scan or jax.lax.fori_loop over the"
+            " elements, or bind a function that does the whole of it"
+        )
     layouts = None
     if call.definition.options.order == "F":
         given, made = (

@@ -21,7 +21,7 @@ from functools import partial
 import numpy as np
 
 from jaxbind import _dtypes, _errors, _result
-from jaxbind._mentions import mentions_jax
+from jaxbind._mentions import ReadArrays, mentions_jax
 
 from jaxbind._frame cimport (
     jb_buffer,
@@ -136,6 +136,7 @@ cdef class CallSite(Site):
     cdef object guard, make_plan, planning
     cdef bint guarded, once
     cdef object naming  # whether the function's code names JAX, None before anybody has asked
+    cdef object arrays  # `ReadArrays`, None before the first call
     cdef unsigned int calls
     cdef long process
     cdef Tree arguments
@@ -246,6 +247,10 @@ cdef class CallSite(Site):
         cdef int64_t began
         cdef list copies = self.prepare(views)
         watch = self.watched(frame, views, copies) if is_watching() else None
+        if self.guard:
+            if self.arrays is None:
+                self.arrays = ReadArrays(self.function)
+            self.arrays.wait()
         enter, leave = self.guard or (None, None)
         before = enter() if enter is not None else None
         try:

@@ -45,7 +45,8 @@ def flatten(tree: PyTreeDef, kept: Sequence[bool], result: Any) -> list[Any]:
         if leaf is None:
             raise TypeError(
                 f"returned None for result {index} of {_expected(tree, kept)}; return an array"
-                " (zeros if it does not depend on it), or declare the argument nondiff"
+                " for each (a rule zeros for what does not depend on it, or declare the argument"
+                " nondiff)"
             )
     return found
 
@@ -118,7 +119,12 @@ def conform(
         raise TypeError(f"{label} {error}") from None
     checked = []
     for index, (leaf, struct) in enumerate(zip(leaves, outputs.structs, strict=True)):
-        value = jnp.asarray(leaf)
+        try:
+            value = jnp.asarray(leaf)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"{label} returned {describe(leaf)} for result {index}; wanted {describe(struct)}"
+            ) from None
         both = _dtypes.is_inexact(value.dtype) and _dtypes.is_inexact(struct.dtype)
         if cotangents and both and not _dtypes.is_complex(struct.dtype):
             value = jnp.real(value)

@@ -186,6 +186,12 @@ def _shown(struct: jax.ShapeDtypeStruct) -> str:
 
 def _run_on_zeros(call: Call, structs: Structs) -> Any:
     binding = call.definition
+    if not all(isinstance(size, int) for s in structs for size in s.shape):
+        raise TypeError(
+            f"{binding.label}: out='infer' runs the function once on zeros, whose sizes must be"
+            f" known: got {', '.join(map(_shown, structs))}. Declare its results with out= or a"
+            " signature"
+        )
     zeros = [
         np.zeros(s.shape, seen)
         for s, seen in zip(structs, binding.role.seen(call, structs), strict=True)

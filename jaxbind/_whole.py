@@ -16,6 +16,7 @@ from jax.tree_util import tree_flatten, tree_structure, tree_unflatten
 
 from jaxbind import _dtypes
 from jaxbind._call import Call, PyTreeDef, cotangents_present, fill, leaves_up_to
+from jaxbind._result import describe
 from jaxbind._roles import NONDIFF
 from jaxbind._static import Static
 
@@ -91,7 +92,7 @@ def entries(label: str, parent_label: str, name: str, value: Any) -> tuple:
     if not isinstance(value, (tuple, list)):
         raise TypeError(
             f"{label}: {name} must be a tuple with an entry per positional argument of"
-            f" {parent_label}; got {type(value).__name__}"
+            f" {parent_label}; got {describe(value)}"
         )
     return tuple(value)
 

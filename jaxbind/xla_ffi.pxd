@@ -5,7 +5,15 @@
 """
 
 from libc.stddef cimport size_t
-from libc.stdint cimport int64_t
+from libc.stdint cimport (
+    int8_t,
+    int16_t,
+    int32_t,
+    int64_t,
+    uint8_t,
+    uint16_t,
+    uint32_t,
+)
 from libc.string cimport memcmp, strlen
 
 from jaxbind._abi cimport *
@@ -50,8 +58,11 @@ cdef inline int64_t* int64(JB_Buffer* buffer) noexcept nogil:
 
 # The same as a typed memoryview (which needs the GIL to be made).
 cdef inline double[::1] float64_view(JB_Buffer* buffer):
-    if float64(buffer) == NULL:
+    if buffer == NULL or buffer.dtype != JB_DataType_F64:
         raise TypeError("not a buffer of float64")
+    cdef double none = 0.0
+    if size(buffer) == 0:  # which has no memory
+        return (<double[:1]>&none)[:0]
     return <double[:size(buffer)]>float64(buffer)
 
 cdef inline double[:, ::1] float64_matrix(JB_Buffer* buffer):
@@ -59,8 +70,8 @@ cdef inline double[:, ::1] float64_matrix(JB_Buffer* buffer):
         raise TypeError("not a matrix of float64")
     return <double[:buffer.dims[0], :buffer.dims[1]]>float64(buffer)
 
-# A scalar attribute by its name; the default if there is none of that type.
-cdef inline void* scalar(JB_CallFrame* frame, const char* name, JB_DataType dtype) noexcept nogil:
+# A scalar attribute by its name; NULL if there is none.
+cdef inline JB_Scalar* attribute(JB_CallFrame* frame, const char* name) noexcept nogil:
     cdef size_t length = strlen(name)
     cdef int64_t i
     for i in range(frame.attrs.size):
@@ -68,22 +79,56 @@ cdef inline void* scalar(JB_CallFrame* frame, const char* name, JB_DataType dtyp
             frame.attrs.types[i] == JB_AttrType_SCALAR
             and frame.attrs.names[i].len == length
             and memcmp(frame.attrs.names[i].ptr, name, length) == 0
-            and (<JB_Scalar*>frame.attrs.attrs[i]).dtype == dtype
         ):
-            return (<JB_Scalar*>frame.attrs.attrs[i]).value
+            return <JB_Scalar*>frame.attrs.attrs[i]
     return NULL
 
+# Its value, if it has that type; NULL otherwise.
+cdef inline void* scalar(JB_CallFrame* frame, const char* name, JB_DataType dtype) noexcept nogil:
+    cdef JB_Scalar* found = attribute(frame, name)
+    return NULL if found == NULL or found.dtype != dtype else found.value
+
+# As a number: Python's 2 is an integer, also where a float is meant. Converted as by C; the default
+# if there is no such attribute, or it is no number.
 cdef inline double float64_attribute(
     JB_CallFrame* frame, const char* name, double default
 ) noexcept nogil:
-    cdef void* found = scalar(frame, name, JB_DataType_F64)
-    return default if found == NULL else (<double*>found)[0]
+    cdef JB_Scalar* found = attribute(frame, name)
+    if found == NULL:
+        return default
+    if found.dtype == JB_DataType_F64:
+        return (<double*>found.value)[0]
+    if found.dtype == JB_DataType_F32:
+        return (<float*>found.value)[0]
+    if found.dtype > JB_DataType_U64:  # no integer
+        return default
+    return <double>int64_attribute(frame, name, 0)
 
 cdef inline int64_t int64_attribute(
     JB_CallFrame* frame, const char* name, int64_t default
 ) noexcept nogil:
-    cdef void* found = scalar(frame, name, JB_DataType_S64)
-    return default if found == NULL else (<int64_t*>found)[0]
+    cdef JB_Scalar* found = attribute(frame, name)
+    if found == NULL:
+        return default
+    if found.dtype == JB_DataType_S64 or found.dtype == JB_DataType_U64:
+        return (<int64_t*>found.value)[0]
+    if found.dtype == JB_DataType_S32:
+        return (<int32_t*>found.value)[0]
+    if found.dtype == JB_DataType_U32:
+        return (<uint32_t*>found.value)[0]
+    if found.dtype == JB_DataType_S16:
+        return (<int16_t*>found.value)[0]
+    if found.dtype == JB_DataType_U16:
+        return (<uint16_t*>found.value)[0]
+    if found.dtype == JB_DataType_S8:
+        return (<int8_t*>found.value)[0]
+    if found.dtype == JB_DataType_U8 or found.dtype == JB_DataType_PRED:
+        return (<uint8_t*>found.value)[0]
+    if found.dtype == JB_DataType_F64:
+        return <int64_t>(<double*>found.value)[0]
+    if found.dtype == JB_DataType_F32:
+        return <int64_t>(<float*>found.value)[0]
+    return default
 
 # An error, for a handler to return; ``message`` is copied.
 cdef inline JB_Error* error(

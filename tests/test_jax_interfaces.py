@@ -24,6 +24,9 @@ PRIVATE = """
     ffi:build_ffi_lowering_function
     interpreters.mlir:set_sharding
     util:weakref_cache_key_types
+    lax.lax:_reduce_lower lax.slicing:_scatter_lower
+    lax.windowed_reductions:_generic_reduce_window_lower
+    lax.windowed_reductions:_select_and_scatter_lower
     source_info_util:register_exclusion traceback_util:register_exclusion
 """
 

@@ -214,8 +214,7 @@ class Check:
             if search.violations or search.inapplicable:
                 break
         if search.violations:
-            witnesses = [*search.witnesses, *self._others(law, strata)]
-            found = self._told(law, search.violations[-1], witnesses)
+            found = self._told(search, self._others(law, strata))
             return Result(law.name, "violated", violation=found)
         if not search.said:
             reason = search.skips[0] if search.skips else "no example was drawn"
@@ -232,12 +231,26 @@ class Check:
                 continue
         return found
 
-    def _told(self, law: Law, violation: LawViolation, witnesses: list[Case]) -> LawViolation:
+    def _told(self, search: Search, others: list[Case]) -> LawViolation:
         """The violation with its diagnosis and how to find it again."""
-        violation.diagnosis = diagnosis_of(law, violation, witnesses)
+        law, violation = search.law, search.violations[-1]
+        violation.diagnosis = diagnosis_of(law, violation, [*search.witnesses, *others])
+        if law.name in ("jvp", "adjoint", "higher") and self._chose_complex(search.witnesses):
+            violation.found += (
+                "\n(the function is analytic, so complex operands are tried, too; if it is meant"
+                " for real ones, say dtypes=float)"
+            )
         violation.reproduce = self._call(law)
         violation.__notes__ = []  # Hypothesis'
         return violation
+
+    def _chose_complex(self, broken: list[Case]) -> bool:
+        """Whether a law is broken by complex operands only, which nobody asked for."""
+        if self.options.inputs is not None or self.options.dtypes is not None:
+            return False
+        families = self.drawing().families
+        kinds = [{x.dtype.kind for x in case.leaves} for case in broken]
+        return len(families) > 1 and bool(kinds) and all("c" in found for found in kinds)
 
     def _call(self, law: Law) -> str:
         """The call that finds the same again."""

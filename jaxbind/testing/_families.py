@@ -84,10 +84,16 @@ def accepted(
     if kept is None or (broken is not None and _declares_dtypes(subject)):
         kept = broken or kept
     if kept is None:
+        said = seen[-1][1]
+        remedy = "Give elements= (the values it takes), dtypes=, static= or inputs="
+        if "read-only" in said:
+            remedy = (
+                "It writes into its operand, which is a read-only view of JAX's memory: work on a"
+                " copy (x = x.copy()), or write the result into the parameter `out`"
+            )
         raise ValueError(
             f"jaxbind.testing: {subject.label} raises for every input that was drawn; the last"
-            f" said: {seen[-1][1]}\nGive elements= (the values it takes), dtypes=, static= or"
-            " inputs="
+            f" said: {said}\n{remedy}"
         )
     found = [kept]
     if (
@@ -96,8 +102,8 @@ def accepted(
         and any(d.kind == "f" for d in kept)
     ):
         turned = tuple(
-            np.dtype(complex) if d.kind == "f" and not n and not g else d
-            for d, n, g in zip(kept, nondiff, given, strict=True)
+            np.dtype(complex) if d.kind == "f" and not (n or g or _draws_real(e)) else d
+            for d, n, g, e in zip(kept, nondiff, given, elements, strict=True)
         )
         if turned != kept and _is_holomorphic(subject, draw(turned), static):
             found.append(turned)
@@ -120,6 +126,14 @@ def _dtype_of_elements(elements: Any) -> tuple[np.dtype, ...] | None:
         return None
     value = np.asarray(samples(elements, 1)[0])
     return (value.dtype,) if value.dtype.kind in "iubc" else None
+
+
+def _draws_real(elements: Any) -> bool:
+    """Whether a strategy draws real numbers: then nobody wants complex ones."""
+    return (
+        isinstance(elements, SearchStrategy)
+        and np.asarray(samples(elements, 1)[0]).dtype.kind == "f"
+    )
 
 
 def _tried(subject: Subject, drawn: list[tuple], static: Static) -> str:

@@ -64,7 +64,7 @@ def points_of(cases: Sequence[Case], detail: dict[str, Any]) -> Iterator[Point]:
     seen: list[list[np.ndarray]] = []
     beside = [_moved(case, by) for case in chosen[:2] for by in (0, 1)]
     found = [case for case in cases[:1] if case.eps == finest]  # the one that is told
-    for case in [*chosen[: 3 * POINTS], *found, *beside]:
+    for case in [*found, *chosen[: 3 * POINTS], *beside]:
         if any(difference(case.leaves, old, 0.0) is None for old in seen):
             continue
         try:
@@ -78,13 +78,27 @@ def points_of(cases: Sequence[Case], detail: dict[str, Any]) -> Iterator[Point]:
             return
 
 
-def _moved(case: Case, seed: int) -> Case:
+def _moved(case: Case, seed: int, factor: float = 1.0) -> Case:
+    """The operands times about that factor."""
     rng = np.random.default_rng(seed)
     leaves = [
-        np.asarray(x * (1 + 0.3 * (rng.random(x.shape) - 0.5)), x.dtype) if is_inexact(x) else x
+        np.asarray(x * factor * rng.uniform(0.85, 1.15, x.shape), x.dtype) if is_inexact(x) else x
         for x in case.leaves
     ]
     return Case(case.subject, case.rebuilt(leaves), case.static, seed=seed)
+
+
+def is_zero_elsewhere(point: Point) -> bool:
+    """Whether the rule gives zero at other operands as well, where it does not raise."""
+    for seed, factor in enumerate((-1.0, 0.1, 0.5, 3.0, -20.0)):
+        case = _moved(point.case, seed, factor)
+        try:
+            given = (_by_columns if point.matrix == "jvp" else _by_rows)(case, point.wrt)
+        except Exception:
+            continue
+        if any(np.any(block) for block in given):
+            return False
+    return True
 
 
 def _point(case: Case, detail: dict[str, Any]) -> Point | None:
@@ -220,6 +234,8 @@ def conjugated(cases: Sequence[Case], detail: dict[str, Any]) -> bool:
         given, wanted, operand_signs, result_signs = found
         if close(given, wanted, 1e-9):
             continue
+        if close(given, wanted):  # what is wrong is small, and no sign
+            return False
         turned = [given * operand_signs, given * result_signs[:, None]]
         if not any(close(t, wanted) for t in [*turned, turned[0] * result_signs[:, None]]):
             return False

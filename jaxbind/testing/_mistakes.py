@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 
 from jaxbind.testing._compare import number
-from jaxbind.testing._jacobians import Point, by_differences, close, flat, is_zero, whole
+from jaxbind.testing._jacobians import (
+    Point,
+    by_differences,
+    close,
+    flat,
+    is_zero,
+    is_zero_elsewhere,
+    whole,
+)
 from jaxbind.testing._violation import Skip
 
 Recogniser = Callable[[Sequence[Point], str], str | None]
@@ -99,6 +107,8 @@ def _named_factor(ratios: Sequence[complex], points: Sequence[Point]) -> str | N
             if abs(first.real - value) < 1e-5 * abs(value):
                 return name
         exact = Fraction(first.real).limit_denominator(64)
+        if abs(first - 1) < 1e-4:
+            return f"{first.real:.10g}"
         if abs(float(exact) - first.real) < 1e-6 * abs(first):
             return sized if sized and exact.denominator > 4 else str(exact)
         return sized or f"{first.real:.6g}"
@@ -209,7 +219,12 @@ def output_returned(points: Sequence[Point], rule: str) -> str | None:
 def missing_term(points: Sequence[Point], rule: str) -> str | None:
     names = points[0].names()
     if not any(np.any(whole(p.given)) for p in points):
-        return f"{rule} gives zero, whatever it is given."
+        if all(map(is_zero_elsewhere, points)):
+            return f"{rule} gives zero, whatever it is given."
+        return (
+            f"{rule} gives zero at some operands where the derivative is not: look at its"
+            " branches (np.where, masks, limits)."
+        )
     for i, name in enumerate(names):
         if all(
             is_zero(p.given[i], p.wanted[i]) and not is_zero(p.wanted[i], p.given[i])

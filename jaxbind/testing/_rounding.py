@@ -18,19 +18,24 @@ from jaxbind.testing._violation import Skip
 
 
 def nudged(
-    case: Case, wrt: Sequence[bool], count: int = 3, leaves: Sequence[np.ndarray] | None = None
+    case: Case,
+    wrt: Sequence[bool],
+    count: int = 3,
+    leaves: Sequence[np.ndarray] | None = None,
+    ulps: int = 2,
 ) -> list[list[np.ndarray]]:
     """Operands moved by a few units in the last place: what rounding alone may do.
 
     Args:
       wrt: which of them.
       leaves: default: those of the arguments.
+      ulps: how far, relative to the operand.
     """
     leaves = case.leaves if leaves is None else leaves
 
     def moved(x: np.ndarray) -> np.ndarray:
         signs = case.rng.choice([-1, 1], x.shape)
-        return np.asarray(x * (1 + 2 * eps_of(x.dtype) * signs), x.dtype)
+        return np.asarray(x * (1 + ulps * eps_of(x.dtype) * signs), x.dtype)
 
     return [[moved(x) if w else x for x, w in zip(leaves, wrt, strict=True)] for _ in range(count)]
 

@@ -354,8 +354,10 @@ KELVIN = "DLMF 10.61.3"
 def _slopes_over_x(x):
     """ber'(x)/x and bei'(x)/x near 0, by their series (DLMF 10.65.1)."""
     fourth = (x / 2) ** 4
-    ber = sum((-1) ** k * k * fourth ** (k - 1) / factorial(2 * k) ** 2 for k in range(1, 6))
-    bei = sum((-1) ** k * (k + 0.5) * fourth**k / factorial(2 * k + 1) ** 2 for k in range(5))
+    ber = sum((-1) ** k * k * fourth ** (k - 1) / float(factorial(2 * k)) ** 2 for k in range(1, 6))
+    bei = sum(
+        (-1) ** k * (k + 0.5) * fourth**k / float(factorial(2 * k + 1)) ** 2 for k in range(5)
+    )
     return (x / 2) ** 2 * ber, bei
 
 

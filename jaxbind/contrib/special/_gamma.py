@@ -82,6 +82,14 @@ def _psi_beyond(a, b):
     return jnp.where(positive, total, psi(a + b) - psi(a))
 
 
+def _slope_at_zero(upper, lower):
+    """That of ``Γ(upper) / Γ(lower)`` where lower is 0 or a negative integer, with all of its own.
+
+    The first term is 0 there, and its slope is not.
+    """
+    return gamma(upper) * (psi(upper) * rgamma(lower) + _rgamma(lower))
+
+
 def _slope_of_quotient(value, upper, lower, apart, factor=1.0):
     """The derivative of ``value = factor Γ(upper) / Γ(lower)`` in both together.
 
@@ -90,9 +98,10 @@ def _slope_of_quotient(value, upper, lower, apart, factor=1.0):
     """
     (no_upper, above), (no_lower, below) = _pole(upper), _pole(lower)
     reflected = psi(1 - jnp.where(no_upper, upper, 0)) - psi(1 - jnp.where(no_lower, lower, 0))
-    at_zero = factor * gamma(above) * _rgamma(jnp.where(no_lower, lower, 1))
+    at_zero = factor * _slope_at_zero(above, jnp.where(no_lower, lower, 0))
     at_pole = jnp.where(no_upper, value * reflected, at_zero)
-    regular = jnp.where(no_upper, psi(upper) - psi(below), _psi_beyond(below, apart))
+    infinite = psi(jnp.where(no_lower, 1, upper)) - psi(below)
+    regular = jnp.where(no_upper, infinite, _psi_beyond(below, apart))
     return jnp.where(no_lower, at_pole, value * regular)
 
 
@@ -108,10 +117,20 @@ poch = special(
 
 BETA = "DLMF 5.12.1 and 5.2.2"
 
+
+def _beta_in_first(a, b):
+    """By 1/Γ where a + b is 0 or a negative integer."""
+    (zero, _), together = _pole(a + b), jnp.broadcast_arrays(a, b)
+    first, second = (jnp.where(zero, x, 0.5) for x in together)
+    at_zero = gamma(second) * _slope_at_zero(first, first + second)
+    a, b = (jnp.where(zero, 0.5, x) for x in together)
+    return jnp.where(zero, at_zero, -beta(a, b) * _psi_beyond(a, b))
+
+
 beta = special(
     "beta",
-    lambda a, b: -beta(a, b) * _psi_beyond(a, b),
-    lambda a, b: -beta(a, b) * _psi_beyond(b, a),
+    lambda a, b: _beta_in_first(a, b),
+    lambda a, b: _beta_in_first(b, a),
     source=BETA,
     domain=(SHAPE, SHAPE),
 )

@@ -30,8 +30,9 @@ def _first_of(n: Any, rule: Callable) -> Any:
 
 def _second_kind(n: Any, rule: Callable) -> Any:
     """`_lowered` for ``U_n``, which is ``-U_(-n-2)`` (by DLMF 18.5.2), and 0 for n = -1."""
-    positive = jnp.where(n < 0, jnp.maximum(-n - 2, 0), n)
-    return jnp.where(n < 0, -1, 1) * _lowered(positive, rule)
+    turned = n <= -2
+    degree = jnp.where(turned, -n - 2, jnp.where(n == -1, 0, n))
+    return jnp.where(turned, -1, 1) * _lowered(degree, rule)
 
 
 eval_jacobi = special(
@@ -157,7 +158,9 @@ eval_hermitenorm = special(
 def _lpmv_in_x(m, v, x):
     end = abs(x) == 1
     inner = jnp.where(end, 0, x)
-    inside = v * inner * lpmv(m, v, inner) - (v + m) * lpmv(m, v - 1, inner)
+    lowest = v + m == 0  # below it SciPy has none for negative orders
+    lower = jnp.where(lowest, 0, (v + m) * lpmv(m, jnp.where(lowest, v, v - 1), inner))
+    inside = v * inner * lpmv(m, v, inner) - lower
     no_more = jnp.sqrt(abs(1 - x**2))  # 0 at the end; higher derivatives are not known there
     at_end = _lpmv_at_end(m, v, jnp.where(end, jnp.sign(x), 1)) + no_more
     return jnp.where(end, at_end, inside / (inner**2 - 1))
