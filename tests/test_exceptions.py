@@ -19,6 +19,7 @@ from amount import every
 from failing import ROUTES, elementwise, heavy, message, routes, x
 
 import jaxbind
+from jaxbind import _mentions
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -507,3 +508,22 @@ def test_a_rule_whose_result_has_another_shape():
     text = message(jax.grad(lambda a: f(a, jnp.ones(3)).sum()), jnp.ones((2, 3)))
     assert "matvec.vjp returned float64[3,2] for " in text
     assert "where float64[2,3] is wanted: a rule gives tangents of the shapes of the res" in text
+
+
+def test_an_array_that_waits_for_the_call_that_reads_it(monkeypatch):
+    """A loop that binds its state to one name, which a function in it reads."""
+    monkeypatch.setattr(_mentions, "PATIENCE", 0.2)
+    state = jnp.ones((400, 400))
+
+    def damp(v):
+        return v * (0.5 if np.asarray(state)[0, 0] > 1 else 1.0)
+
+    damp = jaxbind.bind(damp, "(n)->(n)")
+    step = jax.jit(lambda state: damp(state @ state / 400))
+    state.block_until_ready()
+    with pytest.raises(RuntimeError, match="reads the JAX array 'state', which is not there yet"):
+        for _ in range(50):
+            state = step(state)
+        state.block_until_ready()
+    state = jnp.ones((400, 400)) + 1
+    np.testing.assert_array_equal(damp(jnp.ones(3)), 0.5 * np.ones(3))  # one that comes

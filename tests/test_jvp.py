@@ -1,5 +1,6 @@
 """Pushforwards: against JAX's of the twin, NumPy's differences, and their own linearity."""
 
+import functools
 import itertools
 
 import foreign
@@ -464,3 +465,29 @@ def test_derivatives_that_a_linear_function_would_never_use_are_refused(linear, 
     with pytest.raises(TypeError, match=f"twice: {name} would never be called.*def_transpose"):
         getattr(f, name)(given)
     assert set(f.definition.rules) == set()
+
+
+@pytest.mark.parametrize("how", ["finite-difference", "complex-step", "from-vjp"])
+def test_symbolic_sizes(how):
+    """Of programs for several sizes, in both modes, and mapped."""
+    f = jaxbind.bind(lambda x: np.sin(x) * x.sum(), "(n)->(n)", name=f"symbolic {how}")
+    f.def_jvp(how)
+    if how == "from-vjp":
+        f.def_vjp(lambda p, ct: np.cos(p[0]) * p[0].sum() * ct + (np.sin(p[0]) * ct).sum())
+    else:
+        f.def_vjp("from-jvp")
+    uses = {
+        ("n",): lambda g, x: jax.grad(lambda x: g(x).sum())(x),
+        ("n", None): lambda g, x: jax.jvp(g, (x,), (x,))[1],
+        ("m", "n"): lambda g, x: jax.vmap(jax.grad(lambda x: g(x).sum()))(x),
+    }
+    sizes = dict(zip("mn", jax.export.symbolic_shape("m, n")))
+    for names, use in uses.items():
+        shape = tuple(sizes[name] for name in names if name)
+        struct = jax.ShapeDtypeStruct(shape, float)
+        exported = jax.export.export(
+            jax.jit(functools.partial(use, f)), disabled_checks=jaxbind.export_checks()
+        )(struct)
+        x = np.random.default_rng(0).normal(size=(2, 4)[-len(shape) :])
+        want = use(lambda x: jnp.sin(x) * x.sum(), x)
+        np.testing.assert_allclose(exported.call(x), want, rtol=1e-6, atol=1e-8)

@@ -753,3 +753,26 @@ def test_a_kernel_cannot_tell_the_size_of_its_result():
 def test_inout_names_inputs(name):
     with pytest.raises(ValueError, match=rf"inout= names {name}, which is no input.*\(x\)"):
         jaxbind.Kernel(1 << 20, "(n)->(n)", args="x, out, n, data", inout=name)
+
+
+def test_what_is_no_function_of_numbers():
+    """Without a signature: one that reads memory, and one that returns and writes."""
+    libc = ctypes.CDLL(None)
+    pointer = ctypes.POINTER(ctypes.c_double)
+    for arguments, result in (([ctypes.c_char_p], ctypes.c_size_t), ([pointer], ctypes.c_double)):
+        function = ctypes.CFUNCTYPE(result, *arguments)(("strlen", libc))
+        with pytest.raises(TypeError, match="does not say that it is a function of numbers"):
+            Kernel(function)
+
+
+@pytest.mark.parametrize(
+    ("args", "error", "said"),
+    [
+        ("double *x -> void", TypeError, "has no output, and says that it returns nothing"),
+        ("double x, double *out -> double", TypeError, "returns float64, which is none of the 1"),
+        ("double x,, double *out", ValueError, "nothing between two commas"),
+    ],
+)
+def test_results_that_args_contradicts(args, error, said):
+    with pytest.raises(error, match=said):
+        Kernel(1 << 20, "()->()", args=args)

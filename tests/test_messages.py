@@ -4,6 +4,7 @@ import re
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from failing import ROUTES, elementwise, message, x
@@ -263,3 +264,78 @@ def test_other_platforms():
     bound = jaxbind.bind(lambda v: v, "()->()", name="f")
     with says(NotImplementedError, "f: there is no implementation for platform cuda"):
         jax.jit(bound).trace(1.0).lower(lowering_platforms=("cuda",))
+
+
+class Sparse:
+    """Has a shape and a dtype, and is no array."""
+
+    shape, dtype = (3, 3), np.dtype(float)
+
+
+@pytest.mark.parametrize(
+    ("operand", "error", "said"),
+    [
+        (Sparse(), TypeError, r"argument 0 \(a\) is a Sparse; operands are arrays"),
+        (jnp, TypeError, r"argument 0 \(a\) is a module"),
+        (jax.ShapeDtypeStruct((3,), float), TypeError, "is a ShapeDtypeStruct; operands are"),
+        (10**30, OverflowError, r"argument 0 \(a\) is 10+, which is no (32|64)-bit integer"),
+    ],
+    ids=["sparse", "module", "struct", "integer"],
+)
+def test_what_is_no_operand(operand, error, said):
+    f = jaxbind.bind(lambda a: a, "()->()", name="f")
+    with pytest.raises(error, match=said):
+        f(operand)
+
+
+@pytest.mark.parametrize("option", ["vectorized", "allow_jax"])
+def test_flags_are_booleans(option):
+    with pytest.raises(TypeError, match=f"{option}='no' is not understood; it is a bool"):
+        jaxbind.bind(lambda a: a, "()->()", **{option: "no"})
+
+
+def test_rules_of_too_few_parameters():
+    f = jaxbind.bind(lambda a: a, "()->()", name="f")
+    for declare in (f.def_jvp, f.def_vjp):
+        with pytest.raises(TypeError, match="the rule takes 1 positional argument; it is called"):
+            declare(lambda primals: primals)
+    f.def_vjp(lambda *given: given[1])
+    assert jax.grad(f)(1.0) == 1.0
+
+
+def test_a_transpose_in_what_is_no_argument():
+    f = jaxbind.bind(lambda a, b: a * b, "(),()->()", multilinear=("a", "b"), name="f")
+    with pytest.raises(TypeError, match="def_transpose names 'z', which is no argument"):
+        f.def_transpose("z")
+    with pytest.raises(TypeError, match="got 3, which is not callable"):
+        f.def_transpose("a")(3)
+
+
+def test_results_to_be_inferred_of_symbolic_shapes():
+    f = jaxbind.bind(lambda x: x, out="infer", name="f")
+    (n,) = jax.export.symbolic_shape("n")
+    with pytest.raises(TypeError, match=r"whose sizes must be known: got float32\[n\]. Declare"):
+        jax.export.export(jax.jit(f))(jax.ShapeDtypeStruct((n,), np.float32))
+
+
+REDUCTIONS = {
+    "reduction": lambda f, x: jax.lax.reduce(x, 0.0, f, (0,)),
+    "windowed reduction": lambda f, x: jax.lax.reduce_window(x, 0.0, f, (2,), (1,), "VALID"),
+    "scatter": lambda f, x: jax.lax.scatter_apply(
+        x,
+        jnp.array([[0]]),
+        lambda a: f(a, a),
+        jax.lax.ScatterDimensionNumbers((), (0,), (0,)),
+        update_shape=(1,),
+    ),
+}
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_no_call_from_inside_a_reduction(name, nested):
+    """XLA aborts the process where it compiles one."""
+    add = jaxbind.bind(np.add, name="add")
+    f = jax.jit(lambda a, b: add(a, b)) if nested else lambda a, b: add(a, b)
+    with pytest.raises(NotImplementedError, match=f"add cannot be called by .* of a {name}: XLA"):
+        REDUCTIONS[name](f, jnp.arange(3.0))

@@ -549,3 +549,21 @@ def test_every_vjp_result_may_be_bare_or_a_tuple():
         for traced in (False, True):
             f.def_vjp(rule, traced=traced)
             close(jax.grad(total(f))(X), 2 * X)
+
+
+@pytest.mark.parametrize("shortcut", ["partials", "jacobian"])
+def test_a_shortcut_takes_the_place_of_earlier_rules(shortcut):
+    """In both modes: it is the whole derivative. A pullback that comes after it is its own."""
+    f = jaxbind.bind(np.sin, "()->()", vectorized=True)
+    f.def_jvp(lambda p, t: 50 * t[0])
+    f.def_vjp(lambda p, ct: 100 * ct)
+    close(jax.grad(f)(0.5), jnp.asarray(100.0))
+    if shortcut == "partials":
+        f.def_partials(lambda x: jnp.cos(x))
+    else:
+        f.def_jacobian(lambda x: np.cos(x))
+    close(jax.grad(f)(0.5), jnp.cos(0.5))
+    close(jax.jvp(f, (0.5,), (1.0,))[1], jnp.cos(0.5))
+    f.def_vjp(lambda p, ct: 3 * ct)
+    close(jax.grad(f)(0.5), jnp.asarray(3.0))
+    close(jax.jvp(f, (0.5,), (1.0,))[1], jnp.cos(0.5))

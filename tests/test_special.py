@@ -590,3 +590,66 @@ def test_integrals_of_bessel_functions_of_half_orders(a, x64):
     for order in (0, 1, 2):
         got = slope(lambda a: special.besselpoly(a, 0.5, 0.5), a, order)
         np.testing.assert_allclose(got, slope(closed, a, order), rtol=1e-10)
+
+
+@given(n=st.integers(0, 6), y=st.integers(1, 7))
+def test_second_derivatives_at_the_zeros_of_polynomials(n, y):
+    """binom(x, y) and poch(z, m) are polynomials for whole y and m; at their zeros 1/Γ has one."""
+    with jax.enable_x64(True):
+        second = jax.grad(jax.grad(special.binom))
+        roots = np.polynomial.Polynomial.fromroots(np.arange(y)) / scipy.special.factorial(y)
+        np.testing.assert_allclose(second(float(n), y), roots.deriv(2)(n), rtol=1e-9, atol=1e-12)
+        second = jax.grad(jax.grad(special.poch))
+        roots = np.polynomial.Polynomial.fromroots(-np.arange(y))
+        np.testing.assert_allclose(second(float(-n), y), roots.deriv(2)(-n), rtol=1e-9, atol=1e-8)
+
+
+@given(a=st.integers(-4, 4), b=st.integers(0, 4))
+def test_beta_where_its_sum_has_a_pole(a, b):
+    """B(a, b) = Γ(a) Γ(b) / Γ(a + b) there, by differences of SciPy's values."""
+    a, b, h = a - 0.5, -b - a + 0.5, 1e-5
+    with jax.enable_x64(True):
+        for k, (first, second) in enumerate((((h, 0), (-h, 0)), ((0, h), (0, -h)))):
+            ends = [scipy.special.beta(a + u, b + v) for u, v in (first, second)]
+            got = jax.grad(special.beta, k)(a, b)
+            np.testing.assert_allclose(got, (ends[0] - ends[1]) / (2 * h), rtol=1e-5)
+
+
+@given(n=st.floats(-1.9, -0.1), x=st.floats(-0.9, 0.9))
+def test_chebyshev_functions_of_negative_degree(n, x):
+    """U_n(cos θ) = sin((n + 1) θ) / sin θ (DLMF 18.5.2)."""
+
+    def truth(x):
+        theta = jnp.arccos(x)
+        return jnp.sin((n + 1) * theta) / jnp.sin(theta)
+
+    with jax.enable_x64(True):
+        for order, rtol in ((jax.grad, 1e-9), (lambda f: jax.grad(jax.grad(f)), 1e-7)):
+            got = order(lambda x: special.eval_chebyu(n, x))(x)
+            np.testing.assert_allclose(got, order(truth)(x), rtol=rtol, atol=1e-9)
+
+
+@given(m=st.integers(1, 3), x=st.floats(-0.95, 0.95))
+def test_legendre_functions_of_the_lowest_negative_order(m, x):
+    """P_m^(-m)(x) = (1 - x²)^(m/2) / (2^m m!) (DLMF 14.9.3 and 14.7.10)."""
+    scale = 2.0**m * scipy.special.factorial(m)
+    with jax.enable_x64(True):
+        f, g = (lambda x: special.lpmv(-m, m, x)), lambda x: (1 - x * x) ** (m / 2) / scale
+        for _ in range(2):
+            f, g = jax.grad(f), jax.grad(g)
+            np.testing.assert_allclose(f(x), g(x), rtol=1e-8, atol=1e-10)
+
+
+@by_name([e for e in ENTRIES if any(e.differentiable)], often=6)
+def test_derivatives_in_32_bits(entry):
+    """They can be computed, and are those of 64 bits."""
+    middle = [(p.low + p.high) // 2 if p.integer else (p.low + p.high) / 2 for p in entry.domain]
+
+    def slopes(wide):
+        with jax.enable_x64(wide):
+            args = [jnp.asarray(x) for x in middle]
+            wrt = [i for i, d in enumerate(entry.differentiable) if d]
+            return jax.tree.leaves(jax.jacfwd(entry.binding, wrt)(*args))
+
+    for got, want in zip(slopes(False), slopes(True), strict=True):
+        np.testing.assert_allclose(got, want, rtol=2e-3, atol=1e-4)

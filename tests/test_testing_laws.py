@@ -1092,3 +1092,49 @@ def test_dtypes_that_were_asked_for_are_judged():
     single = jaxbind.bind(lambda x: np.float32(x).astype(x.dtype) * 3, "()->()", name="single")
     with pytest.raises(testing.LawViolation):
         testing.check(single, dtypes=np.float64, laws=["dtypes"], max_examples=20)
+
+
+def test_jumps_are_no_memory():
+    """Rounding alone leads from one step to the next."""
+    f = jaxbind.bind(lambda x, *, step: np.floor(x / step) * step, "()->()")
+    statics = [{"step": 1.0}, {"step": 0.5}]
+    for seed in range(4):
+        for value in (-3.0, 2.0, 0.5):
+            laws.static(f, (np.array(value),), seed=seed, statics=statics, static=statics[0])
+
+
+def test_a_small_error_is_no_conjugate():
+    pi = float(np.float32(np.pi))
+    f = jaxbind.bind(lambda x: np.sin(np.pi * x), "()->()", vectorized=True, name="f")
+    f.def_jvp(lambda p, t: pi * np.cos(np.pi * p[0]) * t[0])
+    assert violation_of(f, seed=0, laws=["jvp"]).diagnosis.kind == "single_precision"
+    g = jaxbind.bind(np.sin, "()->()", vectorized=True, name="g")
+    g.def_jvp(lambda p, t: (1 + 1e-6) * np.cos(p[0]) * t[0])
+    assert "gives 1.000001 times" in violation_of(g, seed=0, laws=["jvp"]).diagnosis.text
+
+
+def test_what_is_zero_at_some_operands_only():
+    f = jaxbind.bind(lambda x: x**2, "()->()", vectorized=True, dtype=float, name="f")
+    f.def_jvp(lambda p, t: np.where(np.abs(p[0]) > 5, 0, 2 * p[0]) * t[0])
+    found = violation_of(f, seed=0, laws=["jvp"], dtypes=float).diagnosis
+    assert found is None or "whatever it is given" not in found.text
+
+
+def test_complex_operands_that_nobody_asked_for():
+    """The message says what to do about them."""
+    f = jaxbind.bind(lambda x: np.exp(1j * x), "()->()", vectorized=True, dtype=complex, name="f")
+    f.def_jvp(lambda p, t: 1j * np.exp(1j * p[0]) * t[0])
+    f.def_vjp(lambda p, ct: np.real(1j * np.exp(1j * p[0]) * ct))
+    testing.check(f, laws=["adjoint"], seed=0, dtypes=float)
+    testing.check(f, laws=["adjoint"], seed=0, elements=st.floats(-5, 5))
+    assert "say dtypes=float" in str(violation_of(f, seed=0, laws=["adjoint"]))
+
+
+def test_a_function_that_writes_into_its_operand():
+    @jaxbind.bind("(n)->(n)")
+    def centred(x):
+        x -= 1.0
+        return x
+
+    with pytest.raises(ValueError, match=re.escape("work on a copy (x = x.copy())")):
+        testing.check(centred, seed=0)
