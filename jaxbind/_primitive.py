@@ -46,6 +46,8 @@ def _eager(*operands: Any, call: Call) -> list[Any]:
         return _jax.call_compiled(compiled, operands)
     except (RuntimeError, ValueError) as error:
         raise _errors.with_cause(error)  # noqa: B904
+    except FloatingPointError as error:  # of jax_debug_nans and jax_debug_infs
+        raise FloatingPointError(f"{call.definition.label}: {error}") from None
 
 
 # Abstract evaluation ----------------------------------------------------------------------------

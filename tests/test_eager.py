@@ -60,11 +60,11 @@ def test_disable_jit():
     np.testing.assert_array_equal(got, np.ones((2, 3)))
 
 
-def test_debug_nans_ends():
-    f = jaxbind.bind(lambda x: x * np.float32(np.nan), "(n)->(n)")
+def test_debug_nans_ends_and_names_the_binding():
+    f = jaxbind.bind(lambda x: x * np.float32(np.nan), "(n)->(n)", name="spoilt")
     with jax.debug_nans(True):
         for function in (f, jax.vmap(f), jax.jit(f)):
-            with pytest.raises(FloatingPointError, match="jaxbind"):
+            with pytest.raises(FloatingPointError, match="^spoilt: invalid value"):
                 function(jnp.ones((2, 3)))
 
 
