@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
+from jaxbind._errors import short_repr
+
 #: Codes of XLA's FFI (``XLA_FFI_DataType``) for the dtypes that NumPy views of a buffer can
 #: show. Packed sub-byte types are left out: a NumPy array of them has one byte an element.
 CODES: dict[int, np.dtype] = {
@@ -55,7 +57,8 @@ def check_integer(label: str, what: str, value: int) -> None:
     if not -(1 << (bits - 1)) <= value < 1 << (bits - 1):
         remedy = "" if bits == 64 else ", or set jax_enable_x64"
         raise OverflowError(
-            f"{label}: {what} is {value}, which is no {bits}-bit integer. Pass a float{remedy}"
+            f"{label}: {what} is {short_repr(value)}, which is no {bits}-bit integer. Pass a"
+            f" float{remedy}"
         )
 
 

@@ -247,7 +247,7 @@ cdef class CallSite(Site):
         cdef int64_t began
         cdef list copies = self.prepare(views)
         watch = self.watched(frame, views, copies) if is_watching() else None
-        if self.guard:
+        if self.guard and self.names_jax():
             if self.arrays is None:
                 self.arrays = ReadArrays(self.function)
             self.arrays.wait()
