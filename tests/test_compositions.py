@@ -60,6 +60,7 @@ def test_first_derivatives_inside_several(case: Case, nest):
     close(every(case.bound), every(case.twin), case.rtol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "wrap"),
     [(c, w) for c in named("blend") for w in ("checkpoint", "scan", "cond", "custom_vjp")]
@@ -208,6 +209,7 @@ def made_on_the_way(x):
     return f(x)
 
 
+@pytest.mark.slow
 def test_a_binding_made_inside_the_traced_function():
     """It is gone when the trace ends; what was traced keeps what it needs."""
     x = jnp.asarray([0.5, -1.0, 2.0])
@@ -462,6 +464,7 @@ def chains(draw):
     return case, kept
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(chain=chains())
 def test_chains_of_transformations(chain):

@@ -174,6 +174,7 @@ def twin_third(case: Case):
     return jax.jit(jax.jacfwd(jax.jacfwd(jax.grad(f))))(0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modes", ["fff", "rff", "frf", "rrf"])
 @pytest.mark.parametrize("case", named("matvec", "triple", "solve"), ids=str)
 def test_third_derivative_along_a_line(case: Case, modes):

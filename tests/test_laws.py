@@ -27,7 +27,7 @@ def chosen(name, of):
 
 def some(collection):
     """Every fourth, most of them among the slow tests."""
-    return every(1 if THOROUGH else 4, [each for each in collection if chosen(each.name, 4)])
+    return every(1 if THOROUGH else 6, [each for each in collection if chosen(each.name, 4)])
 
 
 def by_name(argument, collection):
@@ -53,6 +53,7 @@ def test_the_fault_is_found(wrong):
     assert "\n  at   " in str(violation) and "\n  got  " in str(violation)
 
 
+@pytest.mark.slow
 def test_most_diagnoses_are_right():
     """Of every sixteenth fault that has a diagnosis (of all, in the thorough profile)."""
     due = [w for w in WRONG if w.diagnosis is not None][:: 1 if THOROUGH else 16]

@@ -175,6 +175,7 @@ def test_static_parameters_with_infinity(value):
     assert Static.parse(static.literal()) == static
 
 
+@pytest.mark.slow
 def test_names_that_are_given(run):
     run(EXPORT + "f, args = mine.named, (1.0,)" + SAVE.replace("vjp_order=2", ""))
     said = run(LOAD + "jaxbind.bind(abs, '()->()')(1.0)\ne.call(1.0)", fails=True)
@@ -389,7 +390,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("method", every(2, ["spawn", "forkserver"]))
 def test_pools_of_processes(run, method):
     (run.folder / "main.py").write_text(PREAMBLE + POOL.replace("METHOD", method))
     assert run("import runpy; runpy.run_path('main.py', run_name='__main__')") == "1 8 27\n"
@@ -422,6 +423,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_function_of_a_script_is_not_that_of_another(tmp_path):
     def script(name, what):
         path = str(Path(jaxbind.__file__).parent.parent)

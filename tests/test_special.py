@@ -64,7 +64,7 @@ def test_derivatives_of_derivatives(entry):
     testing.check(entry.binding, laws=["higher"], inputs=operands(entry), max_examples=5, seed=0)
 
 
-@by_name(ENTRIES)
+@by_name(ENTRIES, often=3)
 def test_values_are_scipys(entry, x64):
     @settings(max_examples=5)
     @given(operands(entry, (3,)))
@@ -75,7 +75,7 @@ def test_values_are_scipys(entry, x64):
     check()
 
 
-@by_name([e for e in ENTRIES if any(e.differentiable)], often=4)
+@by_name([e for e in ENTRIES if any(e.differentiable)], often=6)
 def test_derivatives(entry):
     """Forward; reverse mode is made of the same partial derivatives."""
     testing.check(
@@ -493,6 +493,7 @@ def test_means_of_unequal_numbers(b, x64):
             np.testing.assert_allclose(got, want, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_means_of_equal_numbers_and_of_zero(x64):
     hessian = jax.hessian(special.agm, (0, 1))(2.0, 2.0)
     np.testing.assert_allclose(hessian, [[-1 / 16, 1 / 16], [1 / 16, -1 / 16]], rtol=1e-12)

@@ -533,6 +533,7 @@ def test_given_with_elements(elements):
     test()
 
 
+@pytest.mark.slow
 def test_drawn_interactively():
     @settings(max_examples=5)  # each asks anew which dtypes the binding takes
     @given(st.data())

@@ -477,6 +477,7 @@ def test_a_law_alone_says_what_is_wrong():
     assert "def_jvp gives 2 times what it should." in str(broken("jvp", f, x))
 
 
+@pytest.mark.slow
 def test_a_wrong_derivative_is_not_blamed_on_the_next():
     """The transpose of a wrong pushforward is not the pullback, which is right."""
     f = bound(
@@ -491,6 +492,7 @@ def test_a_wrong_derivative_is_not_blamed_on_the_next():
     broken("higher", wrong_twice, x)
 
 
+@pytest.mark.slow
 def test_diagnosis_of_what_raises_elsewhere():
     """The other points at which the derivative may have been taken are no matrices to solve."""
 
@@ -542,6 +544,7 @@ def test_chance_is_no_stale_buffer():
     assert found.diagnosis is None
 
 
+@pytest.mark.slow
 def test_diagnosis_where_one_point_cannot_be_judged():
     f = bound(lambda x, y: x**3 * y, "(),()->()", vectorized=True)
     f.def_jvp(lambda p, t: 3 * p[0] ** 2 * p[1] * t[0] + p[0] ** 3 * t[1])
@@ -874,6 +877,7 @@ def test_settings_are_kept(law, wide):
         assert settings_now() == before
 
 
+@pytest.mark.slow
 def test_settings_are_kept_by_a_check():
     with jax.enable_x64(False), np.errstate(divide="ignore"):
         before = settings_now()
@@ -1006,6 +1010,7 @@ def profile():
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 
+@pytest.mark.slow
 def test_derandomize(profile):
     profile(derandomize=True, max_examples=25, database=None)
     keywords = {"laws": ["adjoint"], "dtypes": complex}
