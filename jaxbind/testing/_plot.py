@@ -61,7 +61,7 @@ def _curve(axis: Any, e: Evidence) -> None:
         axis.axhline(max(e.gap, tiny), color=colour, label="the rule")
     axis.set_xlabel("step, relative to the operand")
     axis.set_ylabel("distance from the estimate")
-    axis.legend(fontsize=7, frameon=False)
+    axis.legend(fontsize=7, facecolor="white", edgecolor="none", framealpha=0.9)
     axis.set_title("\n".join(textwrap.wrap(e.example, 58)[:2]), fontsize=7, family="monospace")
     axis.spines[["top", "right"]].set_visible(False)
 
