@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
+from jaxbind import _jax
 from jaxbind._errors import short_repr
 
 #: Codes of XLA's FFI (``XLA_FFI_DataType``) for the dtypes that NumPy views of a buffer can
@@ -53,7 +54,7 @@ def check_integer(label: str, what: str, value: int) -> None:
     Raises:
       OverflowError: naming the binding, the operand and the range.
     """
-    bits = 64 if jax.config.jax_enable_x64 else 32  # pyright: ignore[reportAttributeAccessIssue]
+    bits = 64 if _jax.uses_x64() else 32
     if not -(1 << (bits - 1)) <= value < 1 << (bits - 1):
         remedy = "" if bits == 64 else ", or set jax_enable_x64"
         raise OverflowError(

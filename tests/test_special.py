@@ -52,6 +52,10 @@ def by_name(entries, often=1):
     return pytest.mark.parametrize("entry", every(often, entries), ids=lambda e: e.name)
 
 
+def obeys(entry, inputs, *laws):
+    testing.check(entry.binding, laws=laws, inputs=inputs, max_examples=10, seed=0, rtol=entry.rtol)
+
+
 HIGHER = (
     "jv kve hankel1 i0 airy gamma rgamma betaln erf wofz hyp2f1 ellipk ellipe ellipkinc elliprf"
 )
@@ -78,40 +82,19 @@ def test_values_are_scipys(entry, x64):
 @by_name([e for e in ENTRIES if any(e.differentiable)], often=6)
 def test_derivatives(entry):
     """Forward; reverse mode is made of the same partial derivatives."""
-    testing.check(
-        entry.binding,
-        laws=["jvp"],
-        inputs=operands(entry),
-        max_examples=10,
-        seed=0,
-        rtol=entry.rtol,
-    )
+    obeys(entry, operands(entry), "jvp")
 
 
 @pytest.mark.slow
 @by_name([e for e in ENTRIES if any(e.differentiable)])
 def test_reverse_derivatives(entry):
-    testing.check(
-        entry.binding,
-        laws=["adjoint"],
-        inputs=operands(entry),
-        max_examples=10,
-        seed=0,
-        rtol=entry.rtol,
-    )
+    obeys(entry, operands(entry), "adjoint")
 
 
 @pytest.mark.slow
 @by_name([e for e in ENTRIES if e.analytic])
 def test_complex_derivatives(entry):
-    testing.check(
-        entry.binding,
-        laws=["jvp", "adjoint"],
-        inputs=off_the_real_line(entry),
-        max_examples=10,
-        seed=0,
-        rtol=entry.rtol,
-    )
+    obeys(entry, off_the_real_line(entry), "jvp", "adjoint")
 
 
 @pytest.mark.slow
