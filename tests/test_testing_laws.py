@@ -12,6 +12,7 @@ import sys
 import textwrap
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -551,6 +552,60 @@ def test_diagnosis_where_one_point_cannot_be_judged():
     f.def_vjp(lambda p, ct: (3 * p[1] ** 2 * p[0] * ct, p[1] ** 3 * ct))
     found = violation_of(f, seed=0, elements=st.floats(-3, 3), dtypes=np.float64, max_examples=100)
     assert found.law == "adjoint" and "the arguments exchanged" in str(found)
+
+
+def test_diagnosis_of_operands_in_any_order_of_memory():
+    turn = np.array([[1.0, 2.0, 0.0], [0.5, -3.0, 1.0], [0.0, 4.0, 1.0]])
+    f = bound(lambda a: turn @ a, "(n,n)->(n,n)", linear=True)
+    f.def_transpose(lambda ct: turn @ ct)
+    a = st.builds(np.asfortranarray, hnp.arrays(float, (3, 3), elements=st.floats(1, 2)))
+    found = violation_of(f, seed=0, inputs=st.tuples(a))
+    assert "def_transpose has the Jacobian transposed" in str(found)
+
+
+def test_diagnosis_of_one_of_several_results():
+    def texts(jvp=None, vjp=None):
+        f = bound(lambda x, y: (x * y, x + 2 * y), "(),()->(),()", vectorized=True)
+        f.def_jvp(jvp or (lambda p, t: (p[1] * t[0] + p[0] * t[1], t[0] + 2 * t[1])))
+        f.def_vjp(vjp or (lambda p, w: (p[1] * w[0] + w[1], p[0] * w[0] + 2 * w[1])))
+        return str(violation_of(f, seed=0, dtypes=float))
+
+    assert "def_jvp lacks the term of result 1: what it gives for it is zero." in texts(
+        lambda p, t: (p[1] * t[0] + p[0] * t[1], 0 * t[0])
+    )
+    assert "def_jvp lacks the term of result 0 in y: what it gives for it is zero." in texts(
+        lambda p, t: (p[1] * t[0], t[0] + 2 * t[1])
+    )
+    assert "def_jvp gives 1/2 times what it should, for result 1 in y." in texts(
+        lambda p, t: (p[1] * t[0] + p[0] * t[1], t[0] + t[1])
+    )
+    assert "def_vjp takes the cotangents of result 0 and result 1 in the wrong order." in texts(
+        vjp=lambda p, w: (p[1] * w[1] + w[0], p[0] * w[1] + 2 * w[0])
+    )
+    assert "def_vjp gives -1 times what it should, for result 0." in texts(
+        vjp=lambda p, w: (-p[1] * w[0] + w[1], -p[0] * w[0] + 2 * w[1])
+    )
+
+
+def test_diagnosis_of_an_inverse_for_a_transpose():
+    turn = np.array([[1.0, 2.0], [0.5, -3.0]])
+    f = bound(lambda x: turn @ x, "(n)->(n)", linear=True)
+    f.def_transpose(lambda ct: np.linalg.solve(turn, ct))
+    vectors = hnp.arrays(float, 2, elements=st.floats(-2, 2))
+    found = violation_of(f, seed=0, inputs=st.tuples(vectors))
+    assert found.diagnosis.kind == "inverted"
+    assert "def_transpose applies the inverse of the Jacobian in place of its transpose" in str(
+        found
+    )
+
+
+def test_warnings_of_extreme_examples_stay_away():
+    f = bound(lambda x: 1 / x, "()->()", vectorized=True)
+    f.def_jvp(lambda p, t: -2 * t[0] / p[0] ** 2)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        violation_of(f, seed=0, elements=st.floats(-2, 2))
+    assert not shown
 
 
 def test_diagnosis_of_zero():

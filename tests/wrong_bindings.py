@@ -227,6 +227,13 @@ FACTORS = (
         transpose=lambda ct: np.fft.fft(ct, norm="ortho")),
     wrong(right.ifft_axis, "times-n", "adjoint", "factor",
         transpose=lambda ct, *, axis: np.fft.ifft(ct, axis=axis, norm="forward")),
+    wrong(right.moments, "jvp-second-half", "jvp", "factor",
+        jvp=lambda p, t: (t[0].sum(axis=-1), (p[0] * t[0]).sum(axis=-1))),
+    wrong(right.polar, "vjp-angle-in-x-negative", "adjoint", "factor",
+        vjp=lambda p, cts: (
+            right.polar_vjp(p, cts)[0],
+            p[0] * (np.cos(p[1]) * cts[1] + np.sin(p[1]) * cts[0]),
+        )),
     wrong(right.mean, "without-n", "adjoint", "factor", transpose=lambda ct, out: out.fill(ct)),
     wrong(right.matvec, "a-negative", "adjoint", "factor",
         transpose={"a": lambda x, ct: -np.outer(ct, x), "x": lambda a, ct: a.T @ ct}),
@@ -277,6 +284,12 @@ SWAPPED = (
     wrong(right.kepler, "partials-swapped", "jvp", "swapped", partials=swapped()),
     wrong(right.hypot, "jvp-swapped", "jvp", "swapped",
         jvp=Mutation(lambda rule: lambda p, t: rule(p, t[::-1]))),
+    wrong(right.sincos, "results-swapped", "jvp", "swapped",
+        partials=lambda x: (-jnp.sin(x), jnp.cos(x))),
+    wrong(right.polar, "jvp-results-swapped", "jvp", "swapped",
+        jvp=Mutation(lambda rule: lambda p, t: rule(p, t)[::-1])),
+    wrong(right.moments, "vjp-results-swapped", "adjoint", "swapped",
+        vjp=Mutation(lambda rule: lambda p, cts: rule(p, cts[::-1]))),
 )
 # fmt: on
 
@@ -303,6 +316,21 @@ MISSING_TERMS = (
         jvp=lambda p, t: np.roll(p[0], 1) * 2 * p[0] * t[0]),
     wrong(right.holomorphic, "partial-missing", "jvp", "missing_term",
         partials=(lambda z, w: 2 * z * jnp.exp(w), lambda z, w: jnp.zeros_like(w))),
+    wrong(right.moments, "vjp-first-only", "adjoint", "missing_term",
+        vjp=lambda p, cts: np.broadcast_to(cts[0][..., None], p[0].shape)),
+    wrong(right.moments, "jvp-first-only", "jvp", "missing_term",
+        jvp=lambda p, t: (t[0].sum(axis=-1), np.zeros_like(t[0][..., 0]))),
+    wrong(right.polar, "jvp-y-without-angle", "jvp", "missing_term",
+        jvp=lambda p, t: (right.polar_jvp(p, t)[0], np.sin(p[1]) * t[0])),
+)
+# fmt: on
+
+# The inverse in place of the transpose ------------------------------------------------------------
+
+# fmt: off
+INVERTED = (
+    wrong(right.cumsum, "inverse", "adjoint", "inverted",
+        transpose=lambda ct: np.diff(ct, axis=-1, prepend=0)),
 )
 # fmt: on
 
@@ -521,7 +549,7 @@ SMALL_ERRORS = (
 
 # fmt: off
 FOURIER = (
-    wrong(right.fft, "inverse", "adjoint", transpose=lambda ct: np.fft.ifft(ct)),
+    wrong(right.fft, "inverse", "adjoint", "inverted", transpose=lambda ct: np.fft.ifft(ct)),
     wrong(right.irfft, "without-doubling", "adjoint",
         vjp=lambda p, ct: np.conj(np.fft.rfft(ct)) / ct.size),
     wrong(right.irfft, "nyquist-doubled", "adjoint",
@@ -952,6 +980,7 @@ WRONG: tuple[Wrong, ...] = (
     *CONJUGATES,
     *SWAPPED,
     *MISSING_TERMS,
+    *INVERTED,
     *TRANSPOSED,
     *WRONG_POINTS,
     *OUTPUTS_RETURNED,

@@ -201,7 +201,9 @@ class Check:
     def run(self, law: Law) -> Result:
         """Try a law; never raises for what it finds about the binding."""
         started = time.perf_counter()
-        result = self._run(law)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # extreme values are drawn on purpose
+            result = self._run(law)
         result.seconds = time.perf_counter() - started
         return result
 
@@ -294,16 +296,14 @@ class Search:
 
             search()
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                unnested(find)
-            except LawViolation:
-                pass
-            except Exception as error:
-                if not self.violations:  # otherwise the function is not deterministic
-                    error.__notes__ = []
-                    raise
+        try:
+            unnested(find)
+        except LawViolation:
+            pass
+        except Exception as error:
+            if not self.violations:  # otherwise the function is not deterministic
+                error.__notes__ = []
+                raise
 
     def try_on(self, case: Case) -> None:
         if self.inapplicable:

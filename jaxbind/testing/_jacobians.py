@@ -40,6 +40,11 @@ class Point:
     def value(self) -> np.ndarray:
         return np.concatenate([r.reshape(-1) for r in self.case.results])
 
+    def rows(self, result: int) -> slice:
+        """Those of one result."""
+        ends = np.cumsum([0, *(r.size for r in self.case.results)])
+        return slice(int(ends[result]), int(ends[result + 1]))
+
     def names(self) -> list[str]:
         chosen = [p for p, keep in zip(self.case.owners, self.wrt, strict=True) if keep]
         return [self.case.subject.parameter(p) for p in chosen]
@@ -141,7 +146,7 @@ def _complex_linear(case: Case, wrt: tuple[bool, ...]) -> bool:
 def _basis(chosen: Sequence[np.ndarray]) -> Iterator[tuple[int, list[np.ndarray]]]:
     for i, x in enumerate(chosen):
         for j in range(x.size):
-            unit = [np.zeros_like(y) for y in chosen]
+            unit = [np.zeros(y.shape, y.dtype) for y in chosen]  # C-contiguous, whatever y is
             unit[i].reshape(-1)[j] = 1
             yield i, unit
 

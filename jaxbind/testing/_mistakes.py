@@ -5,8 +5,9 @@ Each function says what is wrong with a rule, if that explains it at every point
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from jaxbind.testing._jacobians import (
     is_zero_elsewhere,
     whole,
 )
+from jaxbind.testing._parts import Part, is_right_elsewhere, parts_of
 from jaxbind.testing._violation import Skip
 
 Recogniser = Callable[[Sequence[Point], str], str | None]
@@ -57,24 +59,17 @@ def single_precision(points: Sequence[Point], rule: str) -> str | None:
 
 
 def factor(points: Sequence[Point], rule: str) -> str | None:
-    for blocks, where in _choices(points):
-        ratios = [_ratio(whole(g), whole(w)) for g, w in blocks]
+    for part in parts_of(points[0]):
+        if not all(is_right_elsewhere(p, part) for p in points):
+            continue
+        ratios = [_ratio(part.of(p, p.given), part.of(p, p.wanted)) for p in points]
         if any(r is None or abs(r - 1) < 1e-9 for r in ratios):
             continue
         named = _named_factor([r for r in ratios if r is not None], points)
         if named:
-            return f"{rule} gives {named} times what it should{where}."
+            where = part.named(points[0])
+            return f"{rule} gives {named} times what it should{where and ', for '}{where}."
     return None
-
-
-def _choices(points: Sequence[Point]) -> Iterator[tuple[list[tuple[list, list]], str]]:
-    """All blocks together; then each alone, where the others are right."""
-    yield [(p.given, p.wanted) for p in points], ""
-    count = len(points[0].given)
-    for i in range(count if count > 1 else 0):
-        others = [j for j in range(count) if j != i]
-        if all(close(p.given[j], p.wanted[j], 1e-6) for p in points for j in others):
-            yield [([p.given[i]], [p.wanted[i]]) for p in points], f", for {points[0].names()[i]}"
 
 
 def _ratio(given: np.ndarray, wanted: np.ndarray) -> complex | None:
@@ -137,19 +132,43 @@ def _counts(point: Point) -> set[int]:
 
 
 def swapped(points: Sequence[Point], rule: str) -> str | None:
-    count = len(points[0].given)
-    for i in range(count):
-        for j in range(i):
-            if all(
-                p.given[i].shape == p.given[j].shape
-                and close(p.given[i], p.wanted[j])
-                and close(p.given[j], p.wanted[i])
-                for p in points
-            ):
-                names = points[0].names()
-                what = "cotangents" if points[0].matrix == "vjp" else "derivatives"
-                return f"{rule} gives the {what} of {names[j]} and {names[i]} in the wrong order."
+    pulled = points[0].matrix == "vjp"
+    for i, j in combinations(range(len(points[0].given)), 2):
+        if all(_exchanged_parts(p, Part(operand=i), Part(operand=j)) for p in points):
+            names = points[0].names()
+            what = "cotangents" if pulled else "derivatives"
+            return f"{rule} gives the {what} of {names[i]} and {names[j]} in the wrong order."
+    for i, j in combinations(range(len(points[0].case.results)), 2):
+        if all(_exchanged_parts(p, Part(result=i), Part(result=j)) for p in points):
+            what = "takes the cotangents" if pulled else "gives the tangents"
+            return f"{rule} {what} of result {i} and result {j} in the wrong order."
     return None
+
+
+def _exchanged_parts(point: Point, one: Part, other: Part) -> bool:
+    slack = 1e-12 * float(np.max(np.abs(whole(point.wanted)), initial=0.0))
+    return all(
+        close(a.of(point, point.given), b.of(point, point.wanted), slack=slack)
+        for a, b in ((one, other), (other, one))
+    )
+
+
+def inverted(points: Sequence[Point], rule: str) -> str | None:
+    if not all(map(_is_inverse, points)):
+        return None
+    what = "its transpose" if points[0].matrix == "vjp" else "the Jacobian itself"
+    return (
+        f"{rule} applies the inverse of the Jacobian in place of {what}: they are the same for"
+        " some matrices (rotations, orthonormal transforms) only."
+    )
+
+
+def _is_inverse(point: Point) -> bool:
+    given, wanted = whole(point.given), whole(point.wanted)
+    if given.shape[0] != given.shape[1]:
+        return False
+    turned = given if point.matrix == "jvp" else given.T
+    return close(turned @ wanted, np.eye(len(given)))
 
 
 def transposed(points: Sequence[Point], rule: str) -> str | None:
@@ -231,6 +250,10 @@ def missing_term(points: Sequence[Point], rule: str) -> str | None:
             for p in points
         ):
             return f"{rule} lacks the term of {name}: what it gives for it is zero."
+    lacking = _lacking(points)
+    if lacking is not None:
+        named = lacking.named(points[0])
+        return f"{rule} lacks the term of {named}: what it gives for it is zero."
     for i, name in enumerate(names):
         if all(_lacks_a_factor(p, i) for p in points):
             return (
@@ -253,6 +276,20 @@ def missing_term(points: Sequence[Point], rule: str) -> str | None:
     if all(_partly_right(p) for p in points):
         return f"{rule} lacks a term: some elements of the Jacobian are right, and the others zero."
     return None
+
+
+def _lacking(points: Sequence[Point]) -> Part | None:
+    """What is missing of one of several results."""
+    for part in parts_of(points[0]):
+        if part.result is not None and all(_lacks(p, part) for p in points):
+            return part
+    return None
+
+
+def _lacks(point: Point, part: Part) -> bool:
+    given, wanted = part.of(point, point.given), part.of(point, point.wanted)
+    gone = is_zero(given, wanted) and not is_zero(wanted, whole(point.wanted))
+    return gone and is_right_elsewhere(point, part)
 
 
 def _lacks_a_factor(p: Point, i: int) -> bool:
@@ -300,6 +337,8 @@ def _partly_right(p: Point) -> bool:
 def wrong_point(points: Sequence[Point], rule: str) -> str | None:
     if not any(np.any(whole(p.given)) for p in points):
         return None  # zero is no derivative elsewhere, but missing
+    if _lacking(points) is not None:
+        return None
     for name, move in _MOVES.items():
         known = [found for p in points for found in [_jacobian_is(p, move)] if found is not None]
         if known and all(known):
@@ -360,6 +399,7 @@ MISTAKES: tuple[Recogniser, ...] = (
     swapped,
     output_returned,
     factor,
+    inverted,
     transposed,
     wrong_point,
     missing_term,
