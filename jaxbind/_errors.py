@@ -172,9 +172,15 @@ def kernel_message(
 
 def _text(error: BaseException) -> str:
     try:
-        return str(error)
+        return _abridged(str(error))
     except BaseException:
         return "<unprintable>"
+
+
+def _abridged(text: str) -> str:
+    """Without the list of all of JAX's settings that it gives where a jit calls itself."""
+    before, found, _ = text.partition("Recursively calling jit:")
+    return f"{before}the function calls itself through JAX" if found else text
 
 
 def short_repr(value: Any) -> str:
@@ -210,7 +216,7 @@ def _users_frames(error: BaseException) -> TracebackType | None:
 
 def _user_traceback(error: BaseException) -> str:
     shown = traceback.TracebackException(type(error), error, _users_frames(error), compact=True)
-    return "".join(shown.format()).rstrip()
+    return _abridged("".join(shown.format())).rstrip()
 
 
 def _is_ours(filename: str) -> bool:

@@ -71,13 +71,20 @@ class FromSignature:
         count, wanted = len(names), len(self.signature.inputs)
         if count != wanted:
             inside = next((n for n in names if n.endswith("])")), None)
-            hint = (
-                f". {inside} is an item of a list, tuple or dict, each of which is an operand of"
-                " its own: pass jnp.asarray(...) for one array"
-            )
+            hint = ""
+            if inside:
+                hint = (
+                    f". {inside} is an item of a list, tuple or dict, each of which is an operand"
+                    " of its own: pass jnp.asarray(...) for one array"
+                )
+            elif count > wanted:
+                hint = (
+                    f". {names[wanted]} is one too many: all but keyword-only parameters (behind"
+                    " a *) are operands"
+                )
             raise TypeError(
                 f"{label}: got {count} operand array{'s' * (count != 1)}; the signature"
-                f" {self.signature} has {wanted}{hint if inside else ''}"
+                f" {self.signature} has {wanted}{hint}"
             )
 
     def results(self, call: Call, ranks: Sequence[int]) -> tuple[PyTreeDef, list[int]]:

@@ -324,8 +324,12 @@ def test_defaults_of_positional_parameters():
     by_signature = jaxbind.bind(function, "(),()->()")
     assert by_signature(1.0) == 8.0 and seen[-1] == (np.ndarray, True, 4)
     assert by_signature(1.0, 3.0, d=1) == 3.0 and by_signature(1.0, b=5.0) == 20.0
-    with says(TypeError, "got 3 operand arrays; the signature (),()->() has 2"):
-        by_signature(1.0, 2.0, 3.0)
+    with says(
+        TypeError,
+        "got 3 operand arrays; the signature (),()->() has 2. argument 2 (c) is one too many: all"
+        " but keyword-only parameters (behind a *) are operands",
+    ):
+        by_signature(1.0, 2.0, c=3.0)
     by_struct = jaxbind.bind(function, out=jax.ShapeDtypeStruct((), float))
     assert by_struct(1.0) == 8.0 and by_struct(1.0, c=3.0) == 24.0
     assert by_struct(1.0, 2.0, None) == 8.0 and by_struct(1.0, c=None) == 8.0

@@ -527,3 +527,10 @@ def test_an_array_that_waits_for_the_call_that_reads_it(monkeypatch):
         state.block_until_ready()
     state = jnp.ones((400, 400)) + 1
     np.testing.assert_array_equal(damp(jnp.ones(3)), 0.5 * np.ones(3))  # one that comes
+
+
+def test_a_function_that_calls_itself_through_jax():
+    f = jaxbind.bind(lambda x: np.asarray(f(x)), "()->()", allow_jax=True)
+    with pytest.raises(Exception, match="the function calls itself through JAX") as caught:
+        f(1.0)
+    assert "jax_" not in str(caught.value)  # JAX's list of its settings
