@@ -72,9 +72,8 @@ struct jb_plan {
   int64_t total;                 /* iterations over the loop dimensions */
   int large;                     /* whether a result wants huge pages */
   int direct;                    /* one call of an inner loop, or of a plain function, does it all */
-  int pointers;                  /* of a plain function: which arguments point to which buffers */
-  struct { int argument, buffer; } pointer[6];
-  int64_t arguments[6];          /* and the others */
+  int64_t arguments[6];          /* of a plain function: those that are no pointers to buffers */
+  int buffer[6];                 /* and the buffers that the others point to, or -1 */
   intptr_t all_dims[JB_DIMS + 1], all_steps[JB_BUFFERS + JB_AXES]; /* of an inner loop */
   int buffers, operands, loops, axes;
   int codes[JB_BUFFERS];
@@ -195,13 +194,13 @@ static void jb_plan_directly(const jb_kernel *k, jb_plan *p) {
     return;
   }
   if (p->total > 1 || k->slots > 6 || k->returns != JB_RETURNS_NOTHING) return;
+  for (int s = 0; s < 6; s++) p->buffer[s] = -1;
   for (int s = 0; s < k->slots; s++) {
     const jb_slot *slot = &k->slot[s];
     int integers = 0, reals = 0;
     double none[JB_REALS];
     if (slot->kind == JB_SLOT_BUFFER) {
-      p->pointer[p->pointers].argument = s;
-      p->pointer[p->pointers++].buffer = slot->index;
+      p->buffer[s] = slot->index;
     } else if (slot->kind == JB_SLOT_DIM) {
       p->arguments[s] = p->dims[slot->index];
     } else if (slot->kind == JB_SLOT_DATA) {
@@ -501,9 +500,9 @@ static inline void jb_run_directly(const jb_kernel *k, const jb_plan *p, char **
     return;
   }
   int64_t i[6];
-  for (int s = 0; s < 6; s++) i[s] = p->arguments[s];
-  for (int s = 0; s < p->pointers; s++)
-    i[p->pointer[s].argument] = (int64_t)(intptr_t)bases[p->pointer[s].buffer];
+#pragma GCC unroll 6
+  for (int s = 0; s < 6; s++)
+    i[s] = p->buffer[s] < 0 ? p->arguments[s] : (int64_t)(intptr_t)bases[p->buffer[s]];
   ((void (*)(JB_I6))k->function)(JB_FEW);
 }
 

@@ -542,7 +542,6 @@ cdef void run(jb_kernel* kernel, JB_CallFrame* frame, jb_failure* failure) noexc
     cdef jb_plan* plan = jb_plan_kept(kernel)
     cdef jb_plan* own = NULL
     cdef char* bases[64]
-    cdef jb_fpenv saved
     cdef int i
     jb_start(failure, frame)
     if plan == NULL or not jb_fits(
@@ -560,14 +559,12 @@ cdef void run(jb_kernel* kernel, JB_CallFrame* frame, jb_failure* failure) noexc
             for i in range(kernel.operands, kernel.buffers):
                 JB_ADVISE_HUGE(bases[i], plan.bytes[i])
         if kernel.threads == 1 or plan.total == 1 or frame.ctx == NULL:
-            saved = jb_fp_enter()
             if kernel.may_raise and PyGILState_GetThisThreadState() == NULL:
                 run_with_state(kernel, plan, bases, 0, plan.total, failure)
             elif plan.direct:
                 jb_run_directly(kernel, plan, bases)
             else:
                 jb_run_range(kernel, plan, bases, 0, plan.total, failure)
-            jb_fp_leave(saved)
         else:
             run_on_threads(kernel, plan, bases, frame, failure)
     jb_plan_free(own)

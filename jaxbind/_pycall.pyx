@@ -183,7 +183,6 @@ cdef class CallSite(Site):
 
     cdef JB_Error* run(self, JB_CallFrame* frame) noexcept:
         """Execute one call; every exception becomes an XLA error here, and only here."""
-        cdef jb_fpenv saved = jb_fp_enter()
         cdef JB_Error* error = NULL
         cdef cnp.npy_intp iteration = 0
         cdef PyObject* views = jb_take(&self.spare)  # a concurrent caller makes its own
@@ -192,7 +191,6 @@ cdef class CallSite(Site):
             Py_XDECREF(views)  # they may have memory of their own now
         else:
             jb_put_back(&self.spare, views)
-        jb_fp_leave(saved)
         return error
 
     cdef int execute(

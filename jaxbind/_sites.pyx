@@ -199,10 +199,19 @@ cdef void release_site(SiteHead* head) noexcept with gil:
 
 
 cdef JB_Error* execute(JB_CallFrame* frame) noexcept nogil:
-    cdef void* state
+    cdef jb_fpenv saved
     cdef JB_Error* error
     if answered_metadata(frame, &site_type_id):
         return NULL
+    saved = jb_fp_enter()  # first of all: it waits for all that is computed before it
+    error = execute_call(frame)
+    jb_fp_leave(saved)
+    return error
+
+
+cdef JB_Error* execute_call(JB_CallFrame* frame) noexcept nogil:
+    cdef void* state
+    cdef JB_Error* error
     if jb_frame_flaw(frame) != NULL or frame.api == NULL:
         return unsound(frame, b"jaxbind: a call frame that cannot be read")
     if frame.stage != JB_ExecutionStage_EXECUTE:
