@@ -599,6 +599,19 @@ def test_diagnosis_of_an_inverse_for_a_transpose():
     )
 
 
+def test_the_example_is_real_where_real_numbers_show_the_fault():
+    """The first of three elements may happen to be drawn complex."""
+    f = bound(lambda x: np.roll(x, 1), "(n)->(n)", linear=True)
+    f.def_transpose(lambda ct: np.roll(ct, 1))
+    for seed in (0, 4021859299):
+        found = violation_of(f, seed=seed, laws=["adjoint"])
+        assert "j" not in str(found).splitlines()[1] and "complex" not in str(found)
+    g = bound(lambda z: z * z, "()->()", vectorized=True)
+    g.def_jvp(lambda p, t: 2 * p[0] * t[0])
+    g.def_vjp(lambda p, ct: 2 * np.conj(p[0]) * ct)
+    assert "complex operands are tried, too" in str(violation_of(g, seed=0))
+
+
 def test_warnings_of_extreme_examples_stay_away():
     f = bound(lambda x: 1 / x, "()->()", vectorized=True)
     f.def_jvp(lambda p, t: -2 * t[0] / p[0] ** 2)

@@ -16,6 +16,8 @@ from jax import ShapeDtypeStruct
 import jaxbind
 from jaxbind import testing
 from jaxbind.testing.__main__ import main
+from jaxbind.testing._check import Check
+from jaxbind.testing._evidence import evidence
 from jaxbind.testing.laws import CAUSES_FIRST, LAWS
 
 ROOT = Path(__file__).parents[1]
@@ -295,6 +297,17 @@ def test_plot(bad, good, tmp_path):
     bad.plot(str(path))  # a line for each binding
     assert pixels(path).shape[1] == width
     assert pixels(path).shape[0] > 1.7 * height
+
+
+def test_the_picture_is_of_plain_operands():
+    """Real ones of moderate size, at which the rule, of either mode, is at the differences."""
+    f = jaxbind.bind(lambda x: (np.sin(x), np.cos(x)), "()->(),()", vectorized=True)
+    f.def_vjp(lambda p, w: np.cos(p[0]) * w[0] - np.sin(p[0]) * w[1])
+    for seed in range(3):
+        drawn = evidence(Check.of(f, {"seed": seed}), [])
+        assert drawn is not None and "j" not in drawn.example.partition("array")[2]
+        steepest = np.max(np.abs(drawn.jacobians["by differences"]))
+        assert steepest <= 1 and drawn.gap < 1e-8
 
 
 def test_plot_of_a_function_without_derivatives(tmp_path):

@@ -21,6 +21,7 @@ from hypothesis.strategies import SearchStrategy
 
 from jaxbind.testing._arrays import EVERYTHING, samples, unnested
 from jaxbind.testing._case import Case
+from jaxbind.testing._compare import is_complex
 from jaxbind.testing._inputs import Drawing, check_drawn, several
 from jaxbind.testing._law import diagnosis_of
 from jaxbind.testing._subject import Static, Subject
@@ -236,12 +237,16 @@ class Check:
     def _told(self, search: Search, others: list[Case]) -> LawViolation:
         """The violation with its diagnosis and how to find it again."""
         law, violation = search.law, search.violations[-1]
-        violation.diagnosis = diagnosis_of(law, violation, [*search.witnesses, *others])
         if law.name in ("jvp", "adjoint", "higher") and self._chose_complex(search.witnesses):
-            violation.found += (
-                "\n(the function is analytic, so complex operands are tried, too; if it is meant"
-                " for real ones, say dtypes=float)"
-            )
+            real = self._at_real_parts(law, search.witnesses)
+            if real is None:
+                violation.found += (
+                    "\n(the function is analytic, so complex operands are tried, too; if it is"
+                    " meant for real ones, say dtypes=float)"
+                )
+            else:
+                violation = real
+        violation.diagnosis = diagnosis_of(law, violation, [*search.witnesses, *others])
         violation.reproduce = self._call(law)
         violation.__notes__ = []  # Hypothesis'
         return violation
@@ -253,6 +258,26 @@ class Check:
         families = self.drawing().families
         kinds = [{x.dtype.kind for x in case.leaves} for case in broken]
         return len(families) > 1 and bool(kinds) and all("c" in found for found in kinds)
+
+    def _at_real_parts(self, law: Law, broken: list[Case]) -> LawViolation | None:
+        """The fault at the real part of the operands, if it is there, too."""
+        for case in broken[-1:-4:-1]:
+            leaves = [x.real.copy() if is_complex(x) else x for x in case.leaves]
+            real = Case(
+                self.subject,
+                case.rebuilt(leaves),
+                case.static,
+                seed=case.seed,
+                rtol=case.rtol,
+                atol=case.atol,
+            )
+            try:
+                law.check(real)
+            except LawViolation as violation:
+                return violation
+            except Exception:  # a function of complex numbers only, or nothing to say
+                continue
+        return None
 
     def _call(self, law: Law) -> str:
         """The call that finds the same again."""
