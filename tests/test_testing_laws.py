@@ -603,8 +603,8 @@ def test_the_example_is_real_where_real_numbers_show_the_fault():
     """The first of three elements may happen to be drawn complex."""
     f = bound(lambda x: np.roll(x, 1), "(n)->(n)", linear=True)
     f.def_transpose(lambda ct: np.roll(ct, 1))
-    for seed in (0, 4021859299):
-        found = violation_of(f, seed=seed, laws=["adjoint"])
+    for seed in range(2):
+        found = violation_of(f, seed=seed, laws=["adjoint"], max_examples=100)
         assert "j" not in str(found).splitlines()[1] and "complex" not in str(found)
     g = bound(lambda z: z * z, "()->()", vectorized=True)
     g.def_jvp(lambda p, t: 2 * p[0] * t[0])

@@ -262,7 +262,7 @@ class Check:
     def _at_real_parts(self, law: Law, broken: list[Case]) -> LawViolation | None:
         """The fault at the real part of the operands, if it is there, too."""
         for case in broken[-1:-4:-1]:
-            leaves = [x.real.copy() if is_complex(x) else x for x in case.leaves]
+            leaves = [np.real(x).copy() if is_complex(x) else x for x in case.leaves]
             real = Case(
                 self.subject,
                 case.rebuilt(leaves),
