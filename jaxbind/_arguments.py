@@ -31,7 +31,7 @@ from jaxbind._signature import Signature
 #: the last argument of Cython's cpdef functions
 _SKIPPED = "__pyx_skip_dispatch"
 
-_ITEM = re.compile(r"^(?P<type>.*?)(?P<name>[A-Za-z_]\w*)\s*(?:\[\s*\])?$", re.S)
+_ITEM = re.compile(r"^(?P<type>.*?)(?P<name>[A-Za-z_]\w*)\s*(?:\[\s*\d*\s*\])?$", re.S)
 
 #: an argument: its C type, where that is said, and its name
 Item = tuple[CType | None, str]
@@ -100,8 +100,8 @@ def read(d: Declared) -> Arguments:
     names, kinds = [name for _, name in items], {name: kind for kind, name in items}
     returned = _returned(d)
     _check_names(d, names)
-    inputs, outputs = _buffers(d, names)
-    returns = _what_it_returns(d, inputs, outputs)
+    inputs, outputs = _buffers(d, names, returned)
+    returns = _what_it_returns(d, inputs, outputs, returned)
     results = len(d.signature.outputs)
     if returns == RESULT and returned is not None and returned.dtype is None:
         raise TypeError(f"{d.label}: args= has no output, and says that it returns nothing")
@@ -250,7 +250,9 @@ def _check_names(d: Declared, names: Sequence[str]) -> None:
         )
 
 
-def _buffers(d: Declared, names: Sequence[str]) -> tuple[list[str], list[str]]:
+def _buffers(
+    d: Declared, names: Sequence[str], returned: CType | None
+) -> tuple[list[str], list[str]]:
     """Which names are inputs, and which are outputs."""
     special = {"data", _SKIPPED, *d.statics, *d.dims}
     if d.status not in (None, "return"):
@@ -258,7 +260,8 @@ def _buffers(d: Declared, names: Sequence[str]) -> tuple[list[str], list[str]]:
     buffers = [n for n in names if n not in special]
     outputs = [n for n in buffers if re.fullmatch(r"out\d*", n)]
     count = len(d.signature.inputs)
-    if not outputs and len(buffers) == count + len(d.signature.outputs) - len(d.inout):
+    written = len(d.signature.outputs) - len(d.inout)
+    if not outputs and len(buffers) - count in (written, written - _is_result(d, returned)):
         outputs = buffers[count:]
     inputs = [n for n in buffers if n not in outputs]
     for name in d.inout:
@@ -271,16 +274,25 @@ def _buffers(d: Declared, names: Sequence[str]) -> tuple[list[str], list[str]]:
     return inputs, [*d.inout, *outputs]
 
 
-def _what_it_returns(d: Declared, inputs: Sequence[str], outputs: Sequence[str]) -> int:
+def _is_result(d: Declared, returned: CType | None) -> bool:
+    """Whether it is said to return a number, which is no status."""
+    return returned is not None and returned.dtype is not None and d.status != "return"
+
+
+def _what_it_returns(
+    d: Declared, inputs: Sequence[str], outputs: Sequence[str], returned: CType | None
+) -> int:
     """What its return value is; refuses numbers of inputs and outputs that do not fit."""
     returns = RETURNS_STATUS if d.status == "return" else NOTHING
     count, results = len(d.signature.inputs), len(d.signature.outputs)
-    if len(outputs) == results - 1 and results == 1 and returns == NOTHING:
+    known = results == 1 or _is_result(d, returned)
+    if len(outputs) == results - 1 and returns == NOTHING and known:
         returns = RESULT
     elif len(outputs) != results:
         raise ValueError(
             f"{d.label}: args= has {len(outputs)} outputs ({', '.join(outputs) or 'none'}); the"
-            f" signature {d.signature} has {results}. Call them out, out1, ..., or put them last"
+            f" signature {d.signature} has {results}. Call them out, out1, ..., or put them last;"
+            " one that the function returns is the last of the signature"
         )
     if len(inputs) != count:
         known = ", ".join([*d.dims, *d.statics]) or "none"
@@ -289,9 +301,11 @@ def _what_it_returns(d: Declared, inputs: Sequence[str], outputs: Sequence[str])
             f" signature {d.signature} has {count}. (Core dimensions and static parameters:"
             f" {known}; static= names more of the latter)"
         )
-    if returns == RESULT and d.signature.outputs[0]:
+    if returns == RESULT and d.signature.outputs[-1]:
+        which = "no output" if results == 1 else f"{results - 1} of the {results} outputs"
         raise ValueError(
-            f"{d.label}: args= has no output, and a result of core dimensions cannot be returned"
+            f"{d.label}: args= has {which}, and a result of core dimensions cannot be returned: one"
+            f" that is returned is the last of the signature {d.signature}, and has none"
         )
     return returns
 
@@ -376,6 +390,11 @@ def _slot(
         return Slot(DIM_POINTER if pointer else DIM, d.dims[name], dtype)
     index = order[name]
     cores = [*d.signature.inputs, *d.signature.outputs]
+    if kind is None and not d.fortran and index < len(d.signature.inputs) and not cores[index]:
+        raise TypeError(
+            f"{d.label}: {name} is a number, and nothing says whether C takes it by value or by"
+            f" reference: write 'double {name}' or 'double *{name}' in args=, or set argtypes"
+        )
     by_value = kind is not None and not pointer
     if by_value and (cores[index] or index >= len(d.signature.inputs)):
         raise TypeError(
@@ -406,6 +425,11 @@ def _check_prototype(
         _refuse_count(d, prototype, len(slots))
     for name, slot, known in zip(names, slots, prototype.arguments, strict=True):
         pointer = slot.kind not in (ELEMENT, DIM, VALUE)
+        if known.other and slot.kind != DATA:
+            raise TypeError(
+                f"{d.label}: {name} is {known} in the C function's own signature, {prototype},"
+                " which is no pointer to numbers: call it data in args=, and give it as data="
+            )
         if pointer != known.pointer or (
             known.dtype is not None
             and slot.kind not in (DATA, STATUS)

@@ -137,7 +137,7 @@ class Binding(Declarations, CallDeclarations):
                     _dtypes.check(self.definition.label, what, leaf.dtype)
             elif isinstance(leaf, int):
                 what = self.definition.operand_name(tree, index)
-                _dtypes.check_integer(self.definition.label, what, leaf)
+                self.definition.check_integer(what, index, leaf)
             elif not (
                 isinstance(leaf, (float, complex, jax.Array))
                 or all(hasattr(leaf, name) for name in ("shape", "dtype", "__array__"))

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import tree_flatten
 
-from jaxbind import _dtypes, _fork, _jax, _missing, _primitive
+from jaxbind import _dtypes, _fork, _missing, _primitive
 from jaxbind._call import (
     Call,
     Outputs,
@@ -154,6 +154,22 @@ class Definition:
         structs = [core_struct(jax.typeof(x), call.loop) for x in operands]
         return self.outputs(call, structs).restore(results)
 
+    def check_integer(self, what: str, index: int, number: int) -> None:
+        """Refuse an integer of Python's that JAX, or a kernel's C type, cannot hold.
+
+        Raises:
+          TypeError, OverflowError: naming it.
+        """
+        _dtypes.check_integer(self.label, what, number)
+        compiled = self.options.compiled
+        known = compiled.loop.dtypes[index : index + 1] if isinstance(compiled, Kernel) else ()
+        for dtype in known:
+            if dtype.kind in "iu" and not np.iinfo(dtype).min <= number <= np.iinfo(dtype).max:
+                raise TypeError(
+                    f"{self.label}: {what} is {number}, but the kernel takes {dtype.name}, which"
+                    " cannot hold that"
+                )
+
     def _checked(self, call: Call, operands: list[Any]) -> list[Any]:
         """Refuse dtypes that cannot cross; give Python numbers the precision of the others."""
         compiled = self.options.compiled
@@ -168,6 +184,12 @@ class Definition:
             return [_number_as(x, d) for x, d in zip(operands, known, strict=False)]
         if not strong:
             return operands
+        if isinstance(compiled, UfuncLoops):
+            weak = [jax.typeof(x).weak_type for x in operands]
+            chosen = compiled.of_numbers([x.dtype for x in operands], weak)
+            if chosen is not None:
+                pairs = zip(operands, weak, chosen, strict=True)
+                return [x.astype(d) if w else x for x, w, d in pairs]
         return [
             x.astype(_dtypes.with_precision(x, strong))
             if jax.typeof(x).weak_type and (every or _dtypes.is_inexact(x.dtype))
@@ -425,8 +447,7 @@ def _number_as(x: Any, dtype: np.dtype) -> Any:
         return x
     if _dtypes.is_inexact(dtype) and (_dtypes.is_complex(dtype) or not _dtypes.is_complex(x.dtype)):
         return x.astype(dtype)
-    whole = dtype.kind in "iu" and x.dtype.kind in "iu" and not _jax.is_tracer(x)
-    return x.astype(dtype) if whole and x.astype(dtype) == x else x
+    return x.astype(dtype) if dtype.kind in "iu" and x.dtype.kind in "iu" else x
 
 
 def _nothing() -> None:

@@ -287,8 +287,10 @@ class JacobianShapes:
     def _inner(self, call: Call) -> Call:
         return Call(self.parent, call.static, call.tree)
 
-    def core_ranks(self, label: str, ranks: Sequence[int], names: Sequence[str]) -> Any:
-        return self.parent.role.shapes.core_ranks(label, ranks, names)
+    def core_ranks(
+        self, label: str, ranks: Sequence[int], names: Sequence[str], absent: Sequence[str] = ()
+    ) -> Any:
+        return self.parent.role.shapes.core_ranks(label, ranks, names, absent)
 
     def check(self, label: str, core_shapes: Sequence[Any], names: Sequence[str]) -> None:
         self.parent.role.shapes.check(label, core_shapes, names)

@@ -146,7 +146,10 @@ def message(
     if iterations > 1:
         where += f"\n  in iteration {iteration} of {iterations} over its loop dimensions"
     if kept and not isinstance(error, KeptView):
-        where += f"\n  it also {kept_view(kept[0])}"
+        where += (
+            f"\n  a view of {kept[0]} is still held, by the function or by what its exception left"
+            " behind; it shows a copy from now on"
+        )
     if isinstance(error, ContractError):
         return INVALID_ARGUMENT, f"{label} {error}{where}"
     shown = _text(error)
@@ -228,6 +231,13 @@ def kept_view(name: str) -> KeptView:
     return KeptView(
         f"kept a view of {name} after it returned. The memory belongs to JAX, which will reuse"
         " it: keep a copy instead (x.copy())"
+    )
+
+
+def masked(index: int, count: int) -> ContractError:
+    return ContractError(
+        f"returned a masked array for {_result(index, count)}, and JAX has no masks: fill it"
+        " (x.filled(value)), or return the mask as a result of its own"
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxbind import _dtypes
 from jaxbind._arguments import Declared, dtypes_given, read
 from jaxbind._loop import RESULT, Loop, names_of
-from jaxbind._pointers import CType, Pointer, Prototype, pointer_of
+from jaxbind._pointers import CType, Pointer, Prototype, address_of, pointer_of
 from jaxbind._signature import Signature, parse
 
 CONVENTIONS = ("C", "Fortran", "gufunc")
@@ -34,8 +34,9 @@ class Kernel:
       args: the arguments in C's order: names of inputs, of outputs (``out``, ``out1``, or the
         last ones), of core dimensions (their sizes), of static parameters, ``status``. Each may
         have a type in front: ``"const double *x, double *out, int n, double alpha"``; inputs of
-        no core dimensions are passed by value without the star. A result that is returned has no
-        name; ``"double x -> double"`` gives its type. Default: what the pointer's own
+        no core dimensions are passed by value without the star, and need a type where the pointer
+        says none. A result that is returned has no name, and is the last one of the signature;
+        ``"double x -> double"`` gives its type. Default: what the pointer's own
         signature says, or pointers to inputs, then to outputs, then the sizes.
       dtypes: of inputs and outputs: one for all, or one for each. Default: from the types in
         ``args``, or of the pointer; otherwise float64.
@@ -51,8 +52,9 @@ class Kernel:
         longer needs the operand).
       status: how it reports failure, by a number that is not 0: ``"return"``, or the name of an
         integer in ``args`` that it gets by reference.
-      data: an address that the function gets where ``args`` says ``data``, and as the last
-        argument of an inner loop.
+      data: what the function gets the address of where ``args`` says ``data``, and as the last
+        argument of an inner loop: a ctypes object or pointer, a cffi pointer, a NumPy array, all
+        of which are kept alive, or an address.
       name: how errors call it.
 
     Raises:
@@ -72,7 +74,7 @@ class Kernel:
         static: str | Sequence[str] = (),
         inout: str | Sequence[str] = (),
         status: str | None = None,
-        data: int | None = None,
+        data: Any = None,
         name: str | None = None,
     ):
         if convention not in CONVENTIONS:
@@ -105,7 +107,8 @@ class Kernel:
             raise ValueError(
                 f"{label}: the signature {signature} has '?' or '|1'; a kernel has not"
             )
-        address = self.pointer.data if data is None else int(data)
+        address = self.pointer.data if data is None else address_of(label, data)
+        self.data = data  # is kept alive
         if convention == "gufunc":
             if args is not None or statics or shared:
                 raise TypeError(

@@ -1,4 +1,4 @@
-/* Compiled loops and kernels over XLA's buffers: no Python, no GIL, several threads.
+/* Compiled loops and kernels over XLA's buffers: without the GIL, on several threads.
 
    A `jb_kernel` says what is called and how; it belongs to a call site. A `jb_plan` says how the
    buffers of a call lie: loop dimensions (merged where their steps allow it) with a step per
@@ -8,6 +8,7 @@
 #ifndef JAXBIND_LOOPS_H_
 #define JAXBIND_LOOPS_H_
 
+#include <Python.h>
 #include <complex.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -140,6 +141,16 @@ static inline int jb_first_error(jb_failure *failure, JB_Error *error) {
   }
   atomic_store(&failure->busy, 0);
   return kept;
+}
+
+/* Whether the thread that calls this has a Python exception set; without the GIL: it is its own. */
+static inline int jb_raised(void) {
+  PyThreadState *state = PyGILState_GetThisThreadState();
+#if PY_VERSION_HEX >= 0x030C0000
+  return state != NULL && state->current_exception != NULL;
+#else
+  return state != NULL && state->curexc_type != NULL;
+#endif
 }
 
 /* Buffers ------------------------------------------------------------------------------------ */
@@ -392,6 +403,7 @@ static void jb_call_slots(
     return;
   }
   for (int64_t n = 0; n < count; n++) {
+    if (k->may_raise && jb_raised()) break; /* by the iteration before, or a chunk */
     int integers = 0, reals = 0;
     char *copy = copies;
     status = 0;
@@ -483,6 +495,7 @@ static inline void jb_call_kernel(
     jb_call_slots(k, p, at, step, count, begin, failure);
     return;
   }
+  if (k->may_raise && jb_raised()) return;
   dims[0] = (intptr_t)count;
   for (int d = 0; d < k->dims; d++) dims[d + 1] = p->dims[d];
   for (int b = 0; b < k->buffers; b++) {

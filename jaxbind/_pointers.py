@@ -20,14 +20,18 @@ class CType:
       pointer: whether it is a pointer.
       skipped: whether it is Cython's flag ``__pyx_skip_dispatch``, which is 0.
       char: whether the number stands for a letter, and a pointer to it for a text.
+      other: of a pointer to something else, a struct, say, what C calls it.
     """
 
     dtype: np.dtype | None
     pointer: bool = False
     skipped: bool = False
     char: bool = False
+    other: str = ""
 
     def __str__(self) -> str:
+        if self.other:
+            return self.other
         return ("void" if self.dtype is None else self.dtype.name) + " *" * self.pointer
 
 
@@ -92,6 +96,8 @@ _NAMES: dict[str, Any] = {
     "double _Complex": np.complex128,
     "__pyx_t_double_complex": np.complex128,
     "__pyx_t_float_complex": np.complex64,
+    "_cffi_double_complex_t": np.complex128,
+    "_cffi_float_complex_t": np.complex64,
     **{
         f"{sign}int{bits}{t}": f"{sign}int{bits}"
         for sign in ("", "u")
@@ -146,6 +152,8 @@ def prototype_of(text: str) -> Prototype | None:
     arguments = []
     for part in match[2].split(",") if match[2].strip() not in ("", "void") else []:
         found = c_type(part) or c_type(re.sub(r"\b\w+\s*$", "", part))
+        if found is None and "*" in part:
+            found = CType(None, True, other=part.strip())
         if found is None:
             return None
         if "__pyx_skip_dispatch" in part:
@@ -223,7 +231,9 @@ def _ctypes_type(kind: Any) -> CType | None:
         return CType(np.dtype(np.byte), kind is ctypes.c_char_p, char=True)
     if isinstance(kind, type) and issubclass(kind, ctypes._Pointer):  # pyright: ignore
         inner = _ctypes_type(kind._type_)  # pyright: ignore[reportGeneralTypeIssues]
-        return None if inner is None or inner.pointer else replace(inner, pointer=True)
+        if inner is None or inner.pointer:
+            return CType(None, True, other=kind.__name__)
+        return replace(inner, pointer=True)
     if hasattr(kind, "_dtype_") and hasattr(kind, "_ndim_"):  # numpy.ctypeslib.ndpointer
         return CType(kind._dtype_, True)
     code = getattr(kind, "_type_", None)
@@ -245,8 +255,9 @@ def _of_capsule(capsule: Any, owner: Any, with_data: bool = False) -> Pointer:
     name = get_name(capsule)
     data = (context(capsule) or 0) if with_data else 0
     text = (name or b"").decode("utf-8", "replace")
-    prototype = prototype_of(text) if "(" in text else None
-    if "(" in text and prototype is None and not _is_inner_loop(text):
+    known = "(" in text and not _is_inner_loop(text)
+    prototype = prototype_of(text) if known else None
+    if known and prototype is None:
         raise TypeError(
             f"Kernel: the C signature {text!r} has types that are not supported; arguments are"
             " numbers, or pointers to them"
@@ -286,7 +297,7 @@ def _of_numba(signature: Any) -> Prototype | None:
     return Prototype(found[0], tuple(found[1:]))
 
 
-def _of_cffi(function: Any) -> Pointer | None:
+def _of_cffi(function: Any, inner_loop: bool) -> Pointer | None:
     import cffi
 
     ffi = cffi.FFI()
@@ -301,11 +312,49 @@ def _of_cffi(function: Any) -> Pointer | None:
             f"Kernel({_shown(function)}): it takes any number of arguments, {kind.cname}, which"
             " are passed in a way of their own; wrap it in a C function of a fixed number"
         )
-    given = [c_type(t.cname) for t in (kind.result, *kind.args)]
-    if None in given:
+    if inner_loop and len(kind.args) == 4 and kind.result.kind == "void":
         return Pointer(address, function)
-    result, *arguments = [g for g in given if g is not None]
-    return Pointer(address, function, Prototype(result, tuple(arguments)))
+    given = []
+    for each in (kind.result, *kind.args):
+        found = c_type(each.cname)
+        if found is None and each.kind in ("pointer", "array", "function"):
+            found = CType(None, True, other=each.cname)
+        if found is None:
+            raise TypeError(
+                f"Kernel({_shown(function)}): {each.cname} is not supported; arguments are"
+                " numbers, or pointers to them"
+            )
+        given.append(found)
+    return Pointer(address, function, Prototype(given[0], tuple(given[1:])))
+
+
+def address_of(label: str, data: Any) -> int:
+    """The address that ``data=`` stands for.
+
+    Raises:
+      TypeError: if it has none.
+    """
+    if isinstance(data, (int, np.integer)):
+        return int(data)
+    of_ctypes: Any = ctypes
+    if isinstance(data, (ctypes.c_void_p, of_ctypes._Pointer)) or _named("CArgObject")(data):
+        return ctypes.cast(data, ctypes.c_void_p).value or 0
+    if isinstance(data, (of_ctypes._SimpleCData, ctypes.Structure, ctypes.Union, ctypes.Array)):
+        return ctypes.addressof(data)
+    if type(data).__module__ == "_cffi_backend":
+        import cffi
+
+        ffi = cffi.FFI()
+        if ffi.typeof(data).kind in ("struct", "union"):
+            data = ffi.addressof(data)
+        if ffi.typeof(data).kind in ("pointer", "array", "function"):
+            return int(ffi.cast("uintptr_t", data))
+    if isinstance(data, np.ndarray):
+        return data.ctypes.data
+    raise TypeError(
+        f"{label}: data={_shown(data)} is a {type(data).__name__}, which is no memory that C can be"
+        " given: a ctypes object or pointer to one, a cffi pointer, a NumPy array, or an address"
+    )
 
 
 class _Kind(NamedTuple):
@@ -363,7 +412,7 @@ _KINDS = (
         lambda f: _has(f, "address", "_sig"),
         lambda f, _: Pointer(f.address, f, _of_numba(f._sig)),
     ),
-    _Kind(lambda f: type(f).__module__ == "_cffi_backend", lambda f, _: _of_cffi(f)),
+    _Kind(lambda f: type(f).__module__ == "_cffi_backend", _of_cffi),
 )
 
 

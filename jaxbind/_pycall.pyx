@@ -558,6 +558,9 @@ cdef class CallSite(Site):
                 operands = [layout.shown(i) for i in range(layout.operands)]
                 _errors.let_go(exception)
                 kept = self.names_of_kept(<Views>views)
+                if kept:  # perhaps by a cycle, which is nobody's fault
+                    gc.collect()
+                    kept = self.names_of_kept(<Views>views)
                 (<Views>views).let_go()
         except BaseException:
             pass  # the exception is worth more than what surrounds it

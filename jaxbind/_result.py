@@ -38,7 +38,8 @@ def flatten(tree: PyTreeDef, kept: Sequence[bool], result: Any) -> list[Any]:
         leaves = _flatten_up_to(tree, result)
     if leaves is None:
         raise TypeError(
-            f"returned {describe(result)}, but its declared result is {_expected(tree, kept)}"
+            f"returned {describe(result)}, but its declared result is {_expected(tree, kept)}."
+            " Return that, or change the signature or out="
         )
     found = [leaf for leaf, k in zip(leaves, kept, strict=True) if k]
     for index, leaf in enumerate(found):

@@ -72,7 +72,7 @@ cdef class Returns:
         cdef int i = layout.operands + index
         cdef object view = <object>views.items[i]
         cdef object array = value
-        if not cnp.PyArray_Check(value):
+        if not cnp.PyArray_CheckExact(value):
             array = self.as_array(layout, index, value, view)
         if cnp.PyArray_DESCR(array) is not cnp.PyArray_DESCR(view):
             if array.dtype != view.dtype:
@@ -100,6 +100,8 @@ cdef class Returns:
         return 0
 
     cdef object as_array(self, Layout layout, int index, value, view):
+        if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+            raise _errors.masked(index, layout.count - layout.operands)
         if value is None or isinstance(value, (str, bytes, dict, set)):
             array = None
         else:

@@ -140,7 +140,13 @@ class Function:
 
     def core_ranks(self, call: Call, ranks: Sequence[int]) -> list[int] | None:
         names = [call.operand(i) for i in range(len(ranks))]
-        return self.shapes.core_ranks(call.definition.label, ranks, names)
+        given = enumerate(call.tree.children())
+        absent = [
+            f"argument {position} ({call.definition.argument_name(position)})"
+            for position, arg in given
+            if arg.num_leaves == 0
+        ]
+        return self.shapes.core_ranks(call.definition.label, ranks, names, absent)
 
     def check(self, call: Call, shapes: Sequence[Sequence[Any]]) -> None:
         names = [call.operand(i) for i in range(len(shapes))]

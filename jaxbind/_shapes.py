@@ -27,9 +27,12 @@ class Shapes(Protocol):
     """What was declared about the results of a function."""
 
     def core_ranks(
-        self, label: str, ranks: Sequence[int], names: Sequence[str]
+        self, label: str, ranks: Sequence[int], names: Sequence[str], absent: Sequence[str] = ()
     ) -> list[int] | None:
-        """Core rank of each operand; ``None`` where all its dimensions are core."""
+        """Core rank of each operand; ``None`` where all its dimensions are core.
+
+        ``absent`` names arguments that are ``None``.
+        """
         ...
 
     def check(self, label: str, core_shapes: Sequence[Sequence[Any]], names: Sequence[str]) -> None:
@@ -55,8 +58,10 @@ class FromSignature:
     dtypes: tuple[np.dtype, ...] | None
     compute: np.dtype | None
 
-    def core_ranks(self, label: str, ranks: Sequence[int], names: Sequence[str]) -> list[int]:
-        self._check_count(label, names)
+    def core_ranks(
+        self, label: str, ranks: Sequence[int], names: Sequence[str], absent: Sequence[str] = ()
+    ) -> list[int]:
+        self._check_count(label, names, absent)
         resolved = self.signature.without_missing(ranks)
         for core, rank, name in zip(resolved.inputs, ranks, names, strict=True):
             if rank < len(core):
@@ -67,21 +72,29 @@ class FromSignature:
                 )
         return [len(core) for core in resolved.inputs]
 
-    def _check_count(self, label: str, names: Sequence[str]) -> None:
+    def _check_count(self, label: str, names: Sequence[str], absent: Sequence[str]) -> None:
         count, wanted = len(names), len(self.signature.inputs)
         if count != wanted:
             inside = next((n for n in names if n.endswith("])")), None)
             hint = ""
-            if inside:
+            if count < wanted and absent:
+                hint = f". {absent[0]} is None, which is no array"
+            elif inside:
                 hint = (
                     f". {inside} is an item of a list, tuple or dict, each of which is an operand"
                     " of its own: pass jnp.asarray(...) for one array"
                 )
             elif count > wanted:
+                surplus = names[wanted].rpartition("(")[2].rstrip(")")
                 hint = (
-                    f". {names[wanted]} is one too many: all but keyword-only parameters (behind"
-                    " a *) are operands"
+                    f". {names[wanted]} is one too many: all but keyword-only parameters are"
+                    " operands"
                 )
+                if surplus.isidentifier():
+                    hint += (
+                        ". Of a function that is not yours, bind one that has it behind a *:"
+                        f" lambda x, *, {surplus}: f(x, {surplus})"
+                    )
             raise TypeError(
                 f"{label}: got {count} operand array{'s' * (count != 1)}; the signature"
                 f" {self.signature} has {wanted}{hint}"
@@ -140,7 +153,9 @@ class FromOut:
     out: Any
     compute: np.dtype | None
 
-    def core_ranks(self, label: str, ranks: Sequence[int], names: Sequence[str]) -> None:
+    def core_ranks(
+        self, label: str, ranks: Sequence[int], names: Sequence[str], absent: Sequence[str] = ()
+    ) -> None:
         return None
 
     def check(self, label: str, core_shapes: Sequence[Sequence[Any]], names: Sequence[str]) -> None:

@@ -112,6 +112,21 @@ class UfuncLoops:
             self._compile(dtypes)
         return self.ufunc.resolve_dtypes((*dtypes, *[None] * self.ufunc.nout))
 
+    def of_numbers(
+        self, dtypes: Sequence[np.dtype], weak: Sequence[bool]
+    ) -> tuple[np.dtype, ...] | None:
+        """The operands' dtypes, some of which are numbers of Python's, in NumPy's loop for them.
+
+        ``None`` where NumPy does not know before it is called.
+        """
+        kinds = {"b": bool, "i": int, "f": float, "c": complex}
+        asked = [kinds.get(d.kind, d) if w else d for d, w in zip(dtypes, weak, strict=True)]
+        try:
+            found = self.ufunc.resolve_dtypes((*asked, *[None] * self.ufunc.nout))
+        except TypeError:
+            return None
+        return tuple(map(_dtypes.canonical, found[: len(dtypes)]))
+
     def computed_sizes(
         self, core_shapes: Sequence[tuple[int, ...]], dtypes: Sequence[np.dtype]
     ) -> dict[str, int]:

@@ -327,7 +327,8 @@ def test_defaults_of_positional_parameters():
     with says(
         TypeError,
         "got 3 operand arrays; the signature (),()->() has 2. argument 2 (c) is one too many: all"
-        " but keyword-only parameters (behind a *) are operands",
+        " but keyword-only parameters are operands. Of a function that is not yours, bind one that"
+        " has it behind a *: lambda x, *, c: f(x, c)",
     ):
         by_signature(1.0, 2.0, c=3.0)
     by_struct = jaxbind.bind(function, out=jax.ShapeDtypeStruct((), float))

@@ -2,6 +2,7 @@
 
 import ctypes
 import ctypes.util
+import gc
 import importlib
 import os
 import shutil
@@ -77,6 +78,20 @@ void moving(char **args, intptr_t const *dims, intptr_t const *steps, void *data
     *(double *)args[1] = 3 * *(double *)args[0];
 }
 double halved(double x) { return x / 2; }
+typedef struct { double by; int64_t plus; } config;
+int32_t scaled(const double *x, double a, double *out, int64_t n, const config *c) {
+  for (int64_t i = 0; i < n; i++) out[i] = a * c->by * x[i] + c->plus;
+  return 0;
+}
+void phase(const double complex *z, double a, double complex *out, int64_t n) {
+  for (int64_t i = 0; i < n; i++) out[i] = z[i] * cexp(I * a);
+}
+double value_and_gradient(const double *x, int64_t n, double *g) {
+  double total = 0;
+  for (int64_t i = 0; i < n; i++) { total += x[i] * x[i]; g[i] = 2 * x[i]; }
+  return total;
+}
+float times(float x, int k) { return x * k; }
 void reversed_into(const double *x, double *out, int64_t n) {
   for (int64_t i = 0; i < n; i++) out[i] = x[n - 1 - i];
 }
@@ -267,6 +282,125 @@ def test_cffi(x64):
     ffi.cdef("double hypot(double, double);")
     f = jaxbind.bind(Kernel(ffi.dlopen(ctypes.util.find_library("m")).hypot))
     assert f(3.0, 4.0) == 5.0
+
+
+CDEF = """
+typedef struct { double by; int64_t plus; } config;
+int scaled(const double *x, double a, double *out, int64_t n, const config *c);
+void phase(const double _Complex *z, double a, double _Complex *out, int64_t n);
+void inner(char **args, intptr_t *dims, intptr_t *steps, void *data);
+"""
+
+
+def test_cffi_knows_the_types(lib, x64):
+    """Also beside those of arguments that are no numbers: a number by value stays one."""
+    cffi = pytest.importorskip("cffi")
+    ffi = cffi.FFI()
+    ffi.cdef(CDEF)
+    c = ffi.dlopen(lib._name)
+    z = np.array([1 + 2j, 3 - 1j])
+    phase = jaxbind.bind(Kernel(c.phase, "(n),()->(n)", args="z, a, out, n"))
+    np.testing.assert_allclose(phase(z, 0.5), z * np.exp(0.5j), rtol=1e-15)
+    np.testing.assert_allclose(phase(z.real, 0.5), z.real * np.exp(0.5j), rtol=1e-15)
+    inner = jaxbind.bind(Kernel(c.inner, "(n),(n)->()", convention="gufunc"))
+    assert inner(z.real, z.imag) == z.real @ z.imag
+    with pytest.raises(TypeError, match=r"c is config const \*|c is config \*"):
+        Kernel(c.scaled, "(n),(),(m)->(n)", args="x, a, out, n, c", status="return")
+
+
+@pytest.mark.parametrize("given", ["struct", "pointer", "byref", "cffi", "cffi pointer", "array"])
+def test_data(lib, given, x64):
+    """What it is the address of lives as long as the kernel does."""
+    args = "const double *x, double a, double *out, n, data"
+
+    class Config(ctypes.Structure):
+        _fields_ = (("by", ctypes.c_double), ("plus", ctypes.c_int64))
+
+    def bound():
+        made = Config(3.0, 2)
+        if given.startswith("cffi"):
+            ffi = pytest.importorskip("cffi").FFI()
+            ffi.cdef("typedef struct { double by; int64_t plus; } config;")
+            owner = ffi.new("config *", {"by": 3.0, "plus": 2})
+            data = owner if "pointer" in given else owner[0]
+        elif given == "array":
+            data = np.frombuffer(bytes(made), np.int64).copy()
+        else:
+            data = {"struct": lambda c: c, "pointer": ctypes.pointer, "byref": ctypes.byref}[given](
+                made
+            )
+        kernel = Kernel(lib.scaled, "(n),()->(n)", args=args, data=data, status="return")
+        return jaxbind.bind(kernel)
+
+    f = bound()
+    gc.collect()
+    noise = [Config(-1.0, -1) for _ in range(1000)]
+    np.testing.assert_array_equal(f(np.arange(3.0), 2.0), 6 * np.arange(3.0) + 2)
+    del noise
+    with pytest.raises(TypeError, match=r"^Kernel scaled: data='abc' is a str, which is no memory"):
+        Kernel(lib.scaled, "(n),()->(n)", args=args, data="abc")
+
+
+def test_a_ctypes_pointer_to_a_struct(lib, x64):
+    class Config(ctypes.Structure):
+        _fields_ = (("by", ctypes.c_double), ("plus", ctypes.c_int64))
+
+    double = ctypes.POINTER(ctypes.c_double)
+    prototype = ctypes.CFUNCTYPE(
+        ctypes.c_int32, double, ctypes.c_double, double, ctypes.c_int64, ctypes.POINTER(Config)
+    )
+    scaled = prototype(("scaled", lib))
+    config = Config(3.0, 2)
+    f = jaxbind.bind(
+        Kernel(scaled, "(n),()->(n)", args="x, a, out, n, data", data=config, status="return")
+    )
+    np.testing.assert_array_equal(f(np.arange(3.0), 2.0), 6 * np.arange(3.0) + 2)
+    with pytest.raises(
+        TypeError,
+        match="c is LP_Config in the C function's own signature.*which is no pointer to numbers:"
+        " call it data in args=, and give it as data=",
+    ):
+        Kernel(scaled, "(n),()->(n)", args="x, a, out, n, int64_t *c", static="c", status="return")
+
+
+def test_a_number_whose_passing_nobody_knows_is_refused(lib, x64):
+    with pytest.raises(
+        TypeError,
+        match="a is a number, and nothing says whether C takes it by value or by reference: write"
+        r" 'double a' or 'double \*a' in args=, or set argtypes",
+    ):
+        Kernel(lib.scaled, "(n),()->(n)", args="x, a, out, n, data", data=0, status="return")
+
+
+def test_a_result_that_is_returned_beside_arrays(lib, x64):
+    x = np.arange(1.0, 7).reshape(2, 3)
+    for args in (
+        "const double *x, int64_t n, double *g -> double",
+        "double x[3], n, out -> double",
+    ):
+        f = jaxbind.bind(Kernel(lib.value_and_gradient, "(n)->(n),()", args=args))
+        gradient, value = jax.jit(f)(x)
+        np.testing.assert_array_equal(gradient, 2 * x)
+        np.testing.assert_array_equal(value, (x**2).sum(-1))
+    with pytest.raises(ValueError, match="one that is returned is the last of the signature"):
+        Kernel(lib.value_and_gradient, "(n)->(),(n)", args="x, n, out -> double")
+
+
+def test_integers_of_python(lib):
+    times = ctypes.CFUNCTYPE(ctypes.c_float, ctypes.c_float, ctypes.c_int)(("times", lib))
+    f = jaxbind.bind(Kernel(times, name="times"))
+    for x64 in (True, False):
+        with jax.enable_x64(x64):
+            assert f(1.5, 3) == 4.5 and jax.jit(lambda x: f(x, 3))(np.float32(2)) == 6
+            assert jax.jit(f)(1.5, 3) == 4.5
+    with jax.enable_x64(True):
+        for call in (f, lambda x, k: jax.jit(lambda x: f(x, k))(x)):
+            with pytest.raises(
+                TypeError, match=r"argument 1 \(x2\) is 4294967297, but the kernel takes int32"
+            ):
+                call(1.5, 2**32 + 1)
+        with pytest.raises(TypeError, match="is int64, but the kernel takes int32"):
+            f(1.5, np.int64(3))
 
 
 def test_numba(x64):
@@ -706,6 +840,17 @@ def raises(tmp_path_factory):
     capsule = make(ctypes.cast(lib.root, ctypes.c_void_p), name, None)
     yield capsule
     del lib, name
+
+
+def test_the_first_exception_of_several_iterations_is_told(raises, x64):
+    """The loop does not go on with an exception set, which Python calls a SystemError."""
+    f = jaxbind.bind(Kernel(raises, name="root"))
+    for x in ([-1.0, -2.0, -3.0], [-1.0, 2.0, 3.0], [1.0, -2.0, -3.0]):
+        with pytest.raises(ValueError, match="^negative!$") as caught:
+            f.function(np.array(x))
+        assert caught.value.__cause__ is None and caught.value.__context__ is None
+        with pytest.raises(Exception, match="ValueError: negative!"):
+            jax.block_until_ready(f(np.array(x)))
 
 
 @pytest.mark.parametrize("threads", [1, 0])

@@ -56,6 +56,8 @@ def test_loop_dimensions():
 
 def test_counts():
     assert "dot: got 1 positional argument; it takes 2 (x, y)" in message(dot, x, error=TypeError)
+    text = message(dot, x, None, error=TypeError)
+    assert "got 1 operand array; the signature (n),(n)->() has 2. argument 1 (y) is None" in text
     assert "dot: got 3 positional arguments; it takes 2" in message(dot, x, x, x, error=TypeError)
     text = message(dot, [1.0, 2.0], x, error=TypeError)
     assert "dot: got 3 operand arrays; the signature (n),(n)->() has 2. argument 0 (x[0])" in text

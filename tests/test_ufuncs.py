@@ -417,3 +417,38 @@ def test_gufuncs_that_write_into_operands_are_refused():
         TypeError, match="moves: the loop of this ufunc writes into its operand.*lea"
     ):
         jaxbind.bind(moves)
+
+
+@pytest.mark.parametrize("x64", [True, False])
+@pytest.mark.parametrize("jitted", [True, False])
+def test_numbers_of_python_beside_arrays(x64, jitted):
+    """An integer is one where a loop has a place for it, as in NumPy's own calls."""
+    calls = [
+        (np.ldexp, (np.float32(1.5), 3)),
+        (scipy.special.eval_hermite, (3, np.float32(0.5))),
+        (scipy.special.expn, (2, np.float32(0.5))),
+        (scipy.special.jv, (2, np.float32(0.5))),
+        (np.power, (np.float32(2), 3)),
+        (np.add, (np.int8(3), 4)),
+        (np.multiply, (np.int32(3), 0.5)),
+    ]
+    with jax.enable_x64(x64):
+        for ufunc, args in calls:
+            f = jaxbind.bind(ufunc)
+            got = (
+                jax.jit(lambda x, f=f, args=args: f(*_put(args, x)))(_array(args))
+                if jitted
+                else f(*args)
+            )
+            want = ufunc(*args)
+            np.testing.assert_allclose(got, want, rtol=1e-15 if x64 else 1e-6)
+            if x64:
+                assert got.dtype == want.dtype
+
+
+def _array(args):
+    return next(a for a in args if isinstance(a, np.generic))
+
+
+def _put(args, x):
+    return [x if isinstance(a, np.generic) else a for a in args]
