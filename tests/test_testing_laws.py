@@ -23,6 +23,7 @@ import hypothesis.strategies as st
 import jax
 import numpy as np
 import pytest
+import scipy.special
 from amount import every
 from hypothesis import example, given, settings
 
@@ -596,6 +597,119 @@ def test_diagnosis_of_an_inverse_for_a_transpose():
     assert found.diagnosis.kind == "inverted"
     assert "def_transpose applies the inverse of the Jacobian in place of its transpose" in str(
         found
+    )
+
+
+C = 299792458.0
+FLAT_BY_ROUNDING = {
+    "softplus": (lambda x: np.log(1 + np.exp(x)), scipy.special.expit, None),
+    "kinetic energy": (
+        lambda v: C**2 * (1 / np.sqrt(1 - (v / C) ** 2) - 1),
+        lambda v: v * (1 - (v / C) ** 2) ** -1.5,
+        None,
+    ),
+    "pseudo-Huber": (
+        lambda x: 9 * (np.sqrt(1 + (x / 3) ** 2) - 1),
+        lambda x: x / np.sqrt(1 + (x / 3) ** 2),
+        st.floats(-5, 5),
+    ),
+    "haversine": (
+        lambda x: (1 - np.cos(np.pi * x / 180)) / 2,
+        lambda x: np.pi / 360 * np.sin(np.pi * x / 180),
+        st.floats(-90, 90),
+    ),
+    "per million": (lambda x: 1e6 * ((1 + 1e-9 * x) - 1), lambda x: 1e-3 + 0 * x, None),
+}
+
+
+@pytest.mark.parametrize("name", FLAT_BY_ROUNDING)
+@pytest.mark.parametrize("mode", ["jvp", "vjp"])
+def test_what_rounds_to_a_constant_is_right(name, mode):
+    """Differences are exactly zero there, and the rule is not."""
+    function, slope, elements = FLAT_BY_ROUNDING[name]
+    f = bound(function, "()->()", vectorized=True, compute_dtype=np.float64)
+    if mode == "jvp":
+        f.def_partials(slope, traced=False)
+    else:
+        f.def_vjp(lambda p, w: w * slope(p[0]))
+    for seed in range(2):
+        testing.check(
+            f, seed=seed, elements=elements, laws=["jvp", "adjoint", "dtypes"], max_examples=60
+        )
+
+
+@pytest.mark.parametrize(
+    ("function", "slope"),
+    [
+        (lambda x: np.maximum(x, 0), lambda x: np.where(x > 0, 1, 0.01)),
+        (lambda x: np.clip(x, -1, 1), lambda x: np.where(np.abs(x) < 1, 1, 1e-3)),
+        (np.floor, np.ones_like),
+        (lambda x: 1.0 * (x > 0), lambda x: 0.25 / np.cosh(x / 2) ** 2),
+    ],
+    ids=["leaky", "clipped", "floor", "step"],
+)
+def test_what_is_constant_without_rounding_has_no_slope(function, slope):
+    for mode in ("jvp", "vjp"):
+        f = bound(function, "()->()", vectorized=True)
+        if mode == "jvp":
+            f.def_partials(slope, traced=False)
+        else:
+            f.def_vjp(lambda p, w: w * slope(p[0]))
+        violation_of(f, seed=0, laws=["jvp", "adjoint"], dtypes=float, max_examples=60)
+
+
+@pytest.mark.parametrize("function", [np.sinc, np.cos, np.square])
+def test_a_rule_that_is_not_finite_where_the_derivative_is_zero(function):
+    """Central differences are zero there, step by step, and the function is not constant."""
+    f = bound(function, "()->()", vectorized=True)
+    f.def_jvp(lambda p, t: np.where(p[0] == 0, np.nan, t[0]))
+    with pytest.raises(LawViolation, match="J v = nan"):
+        laws.jvp(f, (np.array(0.0),))
+
+
+def test_diagnosis_of_a_static_parameter_that_a_rule_ignores():
+    f = bound(lambda x, *, power: x**power, "()->()", vectorized=True)
+    f.def_jvp(lambda p, t: 2 * p[0] * t[0])
+    found = violation_of(f, seed=0, dtypes=float, static=[{"power": 2}, {"power": 3}])
+    assert (
+        "def_jvp is right for power=2, and wrong for power=3: it does not take power into account."
+    ) in str(found)
+
+
+def test_diagnosis_of_a_cotangent_that_a_rule_ignores():
+    f = bound(lambda x: np.exp(x), "()->()", vectorized=True)
+    f.def_vjp(lambda p, w: np.exp(p[0]))
+    found = violation_of(f, seed=0, dtypes=float)
+    assert "def_vjp gives the same for any cotangent" in str(found)
+
+
+def test_diagnoses_that_would_mislead():
+    expm1 = bound(np.expm1, "()->()", vectorized=True)
+    expm1.def_partials(lambda x: np.where(x == 0, 0, np.exp(x)), traced=False)
+    assert "gives zero at some operands" in str(violation_of(expm1, seed=0, dtypes=float))
+    turn = np.exp(0.3j)
+    f = bound(lambda v: v * turn, "(n)->(n)", linear=True, dtype=complex)
+    f.def_transpose(lambda w: (w * turn).real.astype(complex))
+    assert "times what it should" not in str(violation_of(f, seed=0, dtypes=complex))
+    gas = bound(lambda t: 8.31446261815324 * t**2, "()->()", vectorized=True)
+    gas.def_partials(lambda t: 2 * 8.314463 * t, traced=False)
+    found = violation_of(gas, seed=0, elements=st.floats(200, 400), dtypes=float)
+    assert "gives 1.000000046 times" in str(found)
+
+
+def test_places_of_complex_numbers_and_in_trees():
+    f = bound(lambda z: z**2, "()->()", vectorized=True)
+    f.def_jvp(lambda p, t: 2 * np.conj(p[0]) * t[0])
+    with pytest.raises(LawViolation, match="in the imaginary part of the result, diff"):
+        laws.jvp(f, (np.array(1j),))
+    g = jaxbind.bind(
+        lambda s: np.sum(s["x"] ** 2 * s["y"]), out=lambda s: jax.ShapeDtypeStruct((), float)
+    )
+    g.def_vjp(lambda p, w: ({"x": w * p[0]["x"] ** 2, "y": 2 * w * p[0]["x"] * p[0]["y"]},))
+    a = hnp.arrays(float, 2, elements=st.floats(-4, 4))
+    given = st.fixed_dictionaries({"x": a, "y": a}).map(lambda d: (d,))
+    assert "cotangents of s['x'] and s['y'] in the wrong order" in str(
+        violation_of(g, seed=1, inputs=given, max_examples=100)
     )
 
 

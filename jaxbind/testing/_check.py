@@ -267,6 +267,7 @@ class Check:
                 self.subject,
                 case.rebuilt(leaves),
                 case.static,
+                statics=case.statics,
                 seed=case.seed,
                 rtol=case.rtol,
                 atol=case.atol,

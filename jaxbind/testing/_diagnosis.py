@@ -16,10 +16,18 @@ from jaxbind._roles import GENERAL, LINEAR
 from jaxbind._rules import Jacobians, Partials
 from jaxbind.testing._case import Case
 from jaxbind.testing._compare import difference, is_inexact
-from jaxbind.testing._jacobians import POINTS, conjugated, inner_case, points_of
+from jaxbind.testing._jacobians import (
+    POINTS,
+    Point,
+    conjugated,
+    inner_case,
+    is_right,
+    points_of,
+)
 from jaxbind.testing._laws_loops import operation_of
 from jaxbind.testing._mistakes import MISTAKES, conjugate_text, single_precision_text
 from jaxbind.testing._rounding import blind
+from jaxbind.testing._subject import key_of
 from jaxbind.testing._violation import Diagnosis, LawViolation
 
 
@@ -36,8 +44,9 @@ def _find(law: str, violation: LawViolation, cases: Sequence[Case]) -> Diagnosis
     if detail.get("stale"):
         return Diagnosis(
             "stale",
-            "Part of the result is never written and shows what was in the memory before: fill all"
-            " of `out` (or of what np.empty gave), whatever the operands are.",
+            "Part of the result is never written, or only added to (`out += ...`), and shows what"
+            " was in the memory before: fill all of `out` (or of what np.empty gave), whatever the"
+            " operands are.",
         )
     if detail.get("repeated"):
         return _previous_result(cases[0])
@@ -60,9 +69,18 @@ def _find(law: str, violation: LawViolation, cases: Sequence[Case]) -> Diagnosis
     rule = _rule_name(cases[0], detail)
     if conjugated(inner, detail):
         return Diagnosis("conjugate", conjugate_text(detail["matrix"], rule))
+    if detail["matrix"] == "vjp" and all(map(_ignores_cotangent, inner[:3])):
+        return Diagnosis(
+            "cotangent_ignored",
+            f"{rule} gives the same for any cotangent: it must return the cotangent times the"
+            " derivative.",
+        )
     points = list(points_of(inner, detail))
     if not points:
         return None
+    ignored = _static_ignored(points[0], detail)
+    if ignored:
+        return Diagnosis("static_ignored", f"{rule} {ignored}")
     for recognise in MISTAKES:
         try:
             text = recognise(points, rule)
@@ -70,6 +88,36 @@ def _find(law: str, violation: LawViolation, cases: Sequence[Case]) -> Diagnosis
             continue
         if text is not None:
             return Diagnosis(recognise.__name__, text)
+    return None
+
+
+def _ignores_cotangent(case: Case) -> bool:
+    wrt = case.subject.available("vjp", case.args, case.static)
+    w = case.cotangents()
+    found, twice = (case.pulled(wrt, [np.asarray(k * x, x.dtype) for x in w]) for k in (1, 2))
+    return difference(found, twice, 1e-9) is None and any(np.any(x) for x in found)
+
+
+def _static_ignored(point: Point, detail: dict[str, Any]) -> str | None:
+    """Whether the rule is right for other static parameters, at the same operands."""
+    case = point.case
+    if not case.statics or "inner" in detail:
+        return None
+    for other in case.statics:
+        if key_of(other) == case.key:
+            continue
+        try:
+            there = Case(case.subject, case.args, other, seed=case.seed)
+            right = _usable(there) and is_right(there, detail)
+        except Exception:  # it does not take these operands
+            continue
+        if right:
+            changed = [n for n in case.static if other.get(n) != case.static[n]]
+            shown = [", ".join(f"{n}={s.get(n)!r}" for n in changed) for s in (other, case.static)]
+            return (
+                f"is right for {shown[0]}, and wrong for {shown[1]}: it does not take"
+                f" {' and '.join(changed)} into account."
+            )
     return None
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxbind.testing._case import Case
@@ -46,8 +47,12 @@ class Point:
         return slice(int(ends[result]), int(ends[result + 1]))
 
     def names(self) -> list[str]:
-        chosen = [p for p, keep in zip(self.case.owners, self.wrt, strict=True) if keep]
-        return [self.case.subject.parameter(p) for p in chosen]
+        paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(self.case.args)[0]]
+        return [
+            self.case.subject.parameter(position) + jax.tree_util.keystr(path[1:])
+            for position, path, keep in zip(self.case.owners, paths, self.wrt, strict=True)
+            if keep
+        ]
 
 
 def inner_case(case: Case, detail: dict[str, Any]) -> Case:
@@ -83,20 +88,22 @@ def points_of(cases: Sequence[Case], detail: dict[str, Any]) -> Iterator[Point]:
             return
 
 
-def _moved(case: Case, seed: int, factor: float = 1.0) -> Case:
-    """The operands times about that factor."""
+def _moved(case: Case, seed: int, factor: float = 1.0, zero: float = 0.0) -> Case:
+    """The operands times about that factor; ``zero`` in place of what is zero."""
     rng = np.random.default_rng(seed)
-    leaves = [
-        np.asarray(x * factor * rng.uniform(0.85, 1.15, x.shape), x.dtype) if is_inexact(x) else x
-        for x in case.leaves
-    ]
+
+    def moved(x: np.ndarray) -> np.ndarray:
+        spread = rng.uniform(0.85, 1.15, x.shape)
+        return np.asarray(np.where(x == 0, zero, x * factor) * spread, x.dtype)
+
+    leaves = [moved(x) if is_inexact(x) else x for x in case.leaves]
     return Case(case.subject, case.rebuilt(leaves), case.static, seed=seed)
 
 
 def is_zero_elsewhere(point: Point) -> bool:
     """Whether the rule gives zero at other operands as well, where it does not raise."""
     for seed, factor in enumerate((-1.0, 0.1, 0.5, 3.0, -20.0)):
-        case = _moved(point.case, seed, factor)
+        case = _moved(point.case, seed, factor, zero=factor)
         try:
             given = (_by_columns if point.matrix == "jvp" else _by_rows)(case, point.wrt)
         except Exception:
@@ -107,6 +114,21 @@ def is_zero_elsewhere(point: Point) -> bool:
 
 
 def _point(case: Case, detail: dict[str, Any]) -> Point | None:
+    """The Jacobians at a point where they differ and can be told."""
+    point = _both(case, detail)
+    right = point is None or close(whole(point.given), whole(point.wanted), 1e-11)
+    return None if right else point
+
+
+def is_right(case: Case, detail: dict[str, Any]) -> bool:
+    """Whether the rule gives the wanted Jacobian, as far as differences tell, and not zero."""
+    point = _both(case, detail)
+    if point is None:
+        return False
+    return bool(np.any(whole(point.given))) and close(whole(point.given), whole(point.wanted), 1e-6)
+
+
+def _both(case: Case, detail: dict[str, Any]) -> Point | None:
     matrix = detail["matrix"]
     mode = "jvp" if matrix == "jvp" else "vjp"
     wrt = case.subject.available(mode, case.args, case.static)
@@ -128,8 +150,7 @@ def _point(case: Case, detail: dict[str, Any]) -> Point | None:
     given = _by_columns(case, wrt) if matrix == "jvp" else _by_rows(case, wrt)
     if wanted is None or not all(np.all(np.abs(b) < 1e100) for b in [*wanted, *given]):
         return None  # not finite, or its squares are not
-    point = Point(case, wrt, matrix, wanted, given)
-    return None if close(whole(given), whole(wanted), 1e-11) else point
+    return Point(case, wrt, matrix, wanted, given)
 
 
 def _complex_linear(case: Case, wrt: tuple[bool, ...]) -> bool:

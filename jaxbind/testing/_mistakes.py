@@ -48,6 +48,9 @@ def single_precision_text(what: str) -> str:
 def single_precision(points: Sequence[Point], rule: str) -> str | None:
     if any(p.case.eps > 1e-10 for p in points):
         return None
+    ratios = [_ratio(whole(p.given), whole(p.wanted), 1e-13) for p in points]
+    if all(r is not None and abs(r - 1) > 1e-12 and _same(r, ratios[0]) for r in ratios):
+        return None  # a constant that is not exact
     gaps = [
         np.max(np.abs(whole(p.given) - whole(p.wanted)))
         / np.max(np.abs(whole(p.wanted)), initial=1e-300)
@@ -72,13 +75,17 @@ def factor(points: Sequence[Point], rule: str) -> str | None:
     return None
 
 
-def _ratio(given: np.ndarray, wanted: np.ndarray) -> complex | None:
+def _same(a: complex, b: complex | None) -> bool:
+    return b is not None and abs(a - b) < 1e-12 * abs(a)
+
+
+def _ratio(given: np.ndarray, wanted: np.ndarray, rtol: float = 1e-6) -> complex | None:
     """c with ``given = c * wanted``."""
     size = np.vdot(wanted, wanted)
     if abs(size) == 0:
         return None
     c = complex(np.vdot(wanted, given) / size)
-    return c if close(given, c * wanted, 1e-6) and abs(c) > 1e-9 else None
+    return c if close(given, c * wanted, rtol) and abs(c) > 1e-9 else None
 
 
 def _named_factor(ratios: Sequence[complex], points: Sequence[Point]) -> str | None:
@@ -97,7 +104,8 @@ def _named_factor(ratios: Sequence[complex], points: Sequence[Point]) -> str | N
         if sized and len({_sizes(p) for p in points}) > 1:
             return sized
         if abs(first.imag) > 1e-6 * abs(first):
-            return number(first)
+            turned = abs(first.real) < 1e-6 * abs(first)  # another number is no simple mistake
+            return number(complex(0, first.imag)) if turned else None
         for value, name in names.items():
             if abs(first.real - value) < 1e-5 * abs(value):
                 return name

@@ -28,6 +28,7 @@ class Derivative:
       error: its estimated error (infinite where there is none).
       jump: how far the slopes from left and right differ at most; near 0 where f is smooth.
       kinked: where they differ by more than the steps and the noise of f explain.
+      constant: where f has one value at all steps.
       scale: the size of f's values there, and close by.
       steps: the ladder, relative to the direction.
       ladder: D(h) for each step, ``(len(steps), size)``.
@@ -37,6 +38,7 @@ class Derivative:
     error: np.ndarray
     jump: np.ndarray
     kinked: np.ndarray
+    constant: np.ndarray
     scale: np.ndarray
     steps: np.ndarray
     ladder: np.ndarray
@@ -85,7 +87,8 @@ def directional(
         error = np.where(rough, np.inf, error)
         beside = size[len(size) // 2]  # where f itself is zero, its values close by
         scale = np.maximum(np.abs(middle), np.where(np.isfinite(beside), beside, 0.0))
-    return Derivative(value, error, jump, kinked, scale, steps, central)
+        constant = np.all((plus == middle) & (minus == middle), axis=0)
+    return Derivative(value, error, jump, kinked, constant, scale, steps, central)
 
 
 def _noise(

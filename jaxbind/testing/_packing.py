@@ -44,6 +44,21 @@ def unpacked(vector: np.ndarray, like: Sequence[np.ndarray]) -> list[np.ndarray]
     return found
 
 
+def place_of(index: int, like: Sequence[np.ndarray]) -> str:
+    """Where an element of `packed` arrays is: ``the imaginary part of element 3 of result 1``."""
+    for number, a in enumerate(like):
+        width = 2 if is_complex(a) else 1
+        if index < a.size * width:
+            part = ("the real part of ", "the imaginary part of ")[index % 2] if width == 2 else ""
+            element = f"element {index // width}" if a.ndim else ""
+            of = f"result {number}" if len(like) > 1 or not element else ""
+            if not element and len(like) == 1:
+                of = "the result"
+            return part + " of ".join(filter(None, [element, of]))
+        index -= a.size * width
+    raise IndexError(index)
+
+
 def conjugation(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """The signs that conjugation gives to packed arrays: -1 for imaginary parts."""
     return packed([np.full(a.shape, 1 - 1j) if is_complex(a) else np.ones(a.shape) for a in arrays])

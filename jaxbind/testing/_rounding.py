@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxbind.testing._case import Case
 from jaxbind.testing._compare import ROUNDING, eps_of, is_complex, is_inexact, magnitude
+from jaxbind.testing._numerical import RATIO
 from jaxbind.testing._packing import packed
 from jaxbind.testing._subject import BrokenContract, UserError
 from jaxbind.testing._violation import Skip
@@ -134,34 +135,110 @@ def _beside(
     return steps, np.stack([evaluate(_moved(leaves, directions, step)) for step in steps])
 
 
+#: of the far values of a function, how large the steps of a rounded one are at most; and how far
+#: that is, absolutely and in units of the operands
+_QUANTUM, _FAR, _TIMES = 3e-7, 1e6, 1e5
+#: for how many elements they are looked for
+_MOST_ELEMENTS = 32
+
+
+def quantum(
+    case: Case, wrt: Sequence[bool], v: Sequence[np.ndarray], elements: Sequence[int]
+) -> np.ndarray:
+    """The step in which rounding on the way lets some elements of the results change along ``v``.
+
+    ``log(1 + exp(x))`` far below zero, or ``c**2 * (gamma - 1)`` of small velocities, have one
+    value over a long way, and then the next one, as far off as the rounding of 1 makes them.
+    It is looked for where that way ends, farther than differences go; there a function with a
+    straight piece, such as a clipped one, goes on without a step. Zero where there is none.
+    """
+    chosen = [x for x, w in zip(case.leaves, wrt, strict=True) if w]
+    middle = packed(case.results)
+    found = np.zeros(middle.shape)
+
+    def change(t: float) -> np.ndarray:
+        try:
+            return _differentiable_part(case, wrt, _moved(chosen, v, t)) - middle
+        except (Skip, UserError, BrokenContract):  # at the end of its domain it raises
+            return np.full(middle.shape, np.nan)
+
+    longest = max(_FAR, _TIMES * magnitude(chosen)) / max(magnitude(list(v)), 1e-300)
+    finest = max(64 * case.eps, 0.25 * RATIO**-14)
+    count = int(np.log(longest / finest) / np.log(RATIO)) + 1
+    for sign in (1, -1):
+        steps = sign * np.geomspace(finest, longest, count)
+        with np.errstate(all="ignore"):
+            table = np.stack([change(t) for t in steps])
+            for i in elements[:_MOST_ELEMENTS]:
+                moves = np.flatnonzero(table[:, i] != 0)
+                if moves.size == 0 or moves[0] < 3:
+                    continue
+                bracket = steps[moves[0] - 1 : moves[0] + 1]
+                step, place = _first_step(lambda t, i=i: change(t)[i], *bracket)
+                beside = [change(place * factor)[i] for factor in np.geomspace(1.01, RATIO, 8)]
+                far = np.abs(np.append(table[:, i], beside) + middle[i])
+                if step <= _QUANTUM * np.max(far[np.isfinite(far)], initial=0.0):
+                    found[i] = max(found[i], step)
+    return found
+
+
+def _first_step(
+    change: Callable[[float], float], still: float, moving: float
+) -> tuple[float, float]:
+    """By how much a function steps where it first changes, and where; 0 if it slides there."""
+    for _ in range(45):
+        between = (still + moving) / 2
+        if change(between) != 0:  # or it is not finite
+            moving = between
+        else:
+            still = between
+    step = abs(change(moving))
+    stays = abs(change(moving * (1 + 1e-6))) <= 3 * step  # False for NaN
+    return (step if stays else 0.0), moving
+
+
 def blind(case: Case) -> bool:
     """Whether the function answers 64-bit operands in single precision.
 
     Moved by 1e-10 of itself an operand moves the result, unless the function does not see so
-    small a change; it does see one of 1e-6.
+    small a change; it does see one of 1e-6. What cancels does not see it either, but does so
+    where operands are larger or smaller: single precision is as coarse everywhere.
     """
     wrt = case.subject.differentiable(case.args)
     if not any(wrt) or case.eps > 1e-10 or not case.results:
         return False
+    if not _is_blind_at(case, wrt, 1.0):
+        return False
+    for factor in (64.0, 4096.0, 1 / 64, 1 / 4096):
+        with suppress(Skip, UserError, BrokenContract):  # out of its domain it raises
+            if _is_blind_at(case, wrt, factor) is False:
+                return False
+    return True
+
+
+def _is_blind_at(case: Case, wrt: Sequence[bool], factor: float) -> bool | None:
+    """`blind` for one multiple of the operands; ``None`` where nothing can be told."""
     signs = [np.sign(np.real(case.fractions(x))) for x in case.leaves]
 
-    def moved(by: float) -> np.ndarray:
+    def value(by: float) -> np.ndarray:
         leaves = [
-            np.asarray(x * (1 + by * s), x.dtype) if keep else x
+            np.asarray(x * factor * (1 + by * s), x.dtype) if keep else x
             for x, s, keep in zip(case.leaves, signs, wrt, strict=True)
         ]
-        found = packed([r for r in jax.tree.leaves(case.value_at(leaves)) if is_inexact(r)])
-        return np.abs(found - packed(case.results))
+        return packed([r for r in jax.tree.leaves(case.value_at(leaves)) if is_inexact(r)])
 
-    size = np.abs(packed(case.results))
+    middle = value(0.0)
+    size = np.abs(middle)
     with np.errstate(all="ignore"):
-        fine = np.max([moved(by) for by in (1e-10, -1e-10, 3e-10, -3e-10)], axis=0)
-        less, more = (np.array([moved(by), moved(-by)]) for by in (1e-6, 3e-6))
+        by = (1e-10, -1e-10, 3e-10, -3e-10)
+        fine = np.max([np.abs(value(b) - middle) for b in by], axis=0)
+        less, more = (np.abs([value(b) - middle, value(-b) - middle]) for b in (1e-6, 3e-6))
         seen = (less > 1e-9 * size) & (more > 2 * less) & (more < 5 * less)  # in proportion
         # what one sees of 1e-10 must stand out of the rounding of what is added up on the way
-        largest = max(magnitude(case.results), magnitude(case.args))
+        largest = max(np.max(size, initial=0.0), factor * magnitude(case.args))
         seen &= 1e-4 * less > ROUNDING * case.eps * largest
-        return bool(np.any((fine == 0) & np.all(seen, axis=0)))
+        seen = np.all(seen, axis=0)
+        return bool(np.any((fine == 0) & seen)) if np.any(seen) else None
 
 
 def _moved(
