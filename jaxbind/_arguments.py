@@ -390,7 +390,8 @@ def _slot(
         return Slot(DIM_POINTER if pointer else DIM, d.dims[name], dtype)
     index = order[name]
     cores = [*d.signature.inputs, *d.signature.outputs]
-    if kind is None and not d.fortran and index < len(d.signature.inputs) and not cores[index]:
+    number = index < len(d.signature.inputs) and not cores[index]
+    if number and kind is None and d.args is not None and not d.fortran:
         raise TypeError(
             f"{d.label}: {name} is a number, and nothing says whether C takes it by value or by"
             f" reference: write 'double {name}' or 'double *{name}' in args=, or set argtypes"

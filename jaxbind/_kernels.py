@@ -34,9 +34,9 @@ class Kernel:
       args: the arguments in C's order: names of inputs, of outputs (``out``, ``out1``, or the
         last ones), of core dimensions (their sizes), of static parameters, ``status``. Each may
         have a type in front: ``"const double *x, double *out, int n, double alpha"``; inputs of
-        no core dimensions are passed by value without the star, and need a type where the pointer
-        says none. A result that is returned has no name, and is the last one of the signature;
-        ``"double x -> double"`` gives its type. Default: what the pointer's own
+        no core dimensions are passed by value without the star, and need a type here where the
+        pointer says none. A result that is returned has no name, and is the last one of the
+        signature; ``"double x -> double"`` gives its type. Default: what the pointer's own
         signature says, or pointers to inputs, then to outputs, then the sizes.
       dtypes: of inputs and outputs: one for all, or one for each. Default: from the types in
         ``args``, or of the pointer; otherwise float64.

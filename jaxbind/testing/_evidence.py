@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import jax
@@ -40,7 +41,8 @@ class Evidence:
 
 def evidence(check: Check, cases: list[Case]) -> Evidence | None:
     """From the first case, or else a drawn example, at which there is a derivative."""
-    with jax.enable_x64(True), np.errstate(all="ignore"):
+    with jax.enable_x64(True), np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         for case in [*cases, *sorted(check.examples(), key=_plainness)]:
             try:
                 found = _of(case)
