@@ -64,7 +64,7 @@ class Binding(Declarations, CallDeclarations):
         return self  # as functions are
 
     def __reduce__(self) -> tuple:
-        name = _identity.importable_name(self.definition)
+        name = _identity.path_to(self.definition)
         if name is None:
             raise TypeError(
                 f"cannot pickle {self!r}: it is no module-level name. Define it at the top of an"

@@ -142,6 +142,18 @@ def resolve(name: str) -> Definition:
     return definition
 
 
+def path_to(definition: Definition) -> str | None:
+    """``module:path`` of what can be imported, also of a derivative: ``module:f.vjp``."""
+    path: list[str] = []
+    root = definition
+    while root.parent is not None:
+        path.insert(0, str(root.step).partition("@")[0])  # f.vjp is its latest version
+        root = root.parent
+    name = importable_name(root)
+    found = None if name is None else ".".join([name, *path])
+    return found if found is not None and _loaded(found) is definition else None
+
+
 def _loaded(name: str) -> Definition | None:
     """The definition that an importable name has in this process, without importing anything."""
     module, _, path = name.partition(":")

@@ -88,8 +88,15 @@ def importable(v):
     return v + 1
 
 
+@importable.def_vjp
+def importable_vjp(primals, cotangent):
+    return (cotangent,)
+
+
 def test_an_importable_binding_is_pickled_by_name():
     assert pickle.loads(pickle.dumps(importable)) is importable
+    loaded = pickle.loads(pickle.dumps(importable.vjp))
+    assert loaded.definition is importable.vjp.definition
 
 
 def test_what_a_process_lacks_is_not_unpickled():
