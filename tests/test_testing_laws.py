@@ -1295,7 +1295,8 @@ def test_a_small_error_is_no_conjugate():
     pi = float(np.float32(np.pi))
     f = jaxbind.bind(lambda x: np.sin(np.pi * x), "()->()", vectorized=True, name="f")
     f.def_jvp(lambda p, t: pi * np.cos(np.pi * p[0]) * t[0])
-    assert violation_of(f, seed=0, laws=["jvp"]).diagnosis.kind == "single_precision"
+    text = violation_of(f, seed=0, laws=["jvp"]).diagnosis.text
+    assert "gives 1.000000028 times what it should (a constant in float32, or of too few" in text
     g = jaxbind.bind(np.sin, "()->()", vectorized=True, name="g")
     g.def_jvp(lambda p, t: (1 + 1e-6) * np.cos(p[0]) * t[0])
     assert "gives 1.000001 times" in violation_of(g, seed=0, laws=["jvp"]).diagnosis.text

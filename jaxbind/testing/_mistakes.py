@@ -71,7 +71,9 @@ def factor(points: Sequence[Point], rule: str) -> str | None:
         named = _named_factor([r for r in ratios if r is not None], points)
         if named:
             where = part.named(points[0])
-            return f"{rule} gives {named} times what it should{where and ', for '}{where}."
+            close_to_1 = all(r is not None and abs(r - 1) < 1e-7 for r in ratios)
+            why = " (a constant in float32, or of too few digits)" if close_to_1 else ""
+            return f"{rule} gives {named} times what it should{where and ', for '}{where}{why}."
     return None
 
 
