@@ -162,7 +162,8 @@ def quantum(
         except (Skip, UserError, BrokenContract):  # at the end of its domain it raises
             return np.full(middle.shape, np.nan)
 
-    longest = max(_FAR, _TIMES * magnitude(chosen)) / max(magnitude(list(v)), 1e-300)
+    far = max(_FAR, _TIMES * min(magnitude(chosen), 1e300))
+    longest = min(far / max(magnitude(list(v)), 1e-290), 1e300)
     finest = max(64 * case.eps, 0.25 * RATIO**-14)
     count = int(np.log(longest / finest) / np.log(RATIO)) + 1
     for sign in (1, -1):
@@ -176,8 +177,8 @@ def quantum(
                 bracket = steps[moves[0] - 1 : moves[0] + 1]
                 step, place = _first_step(lambda t, i=i: change(t)[i], *bracket)
                 beside = [change(place * factor)[i] for factor in np.geomspace(1.01, RATIO, 8)]
-                far = np.abs(np.append(table[:, i], beside) + middle[i])
-                if step <= _QUANTUM * np.max(far[np.isfinite(far)], initial=0.0):
+                seen = np.abs(np.append(table[:, i], beside) + middle[i])
+                if step <= _QUANTUM * np.max(seen[np.isfinite(seen)], initial=0.0):
                     found[i] = max(found[i], step)
     return found
 
