@@ -92,6 +92,7 @@ def _find(law: str, violation: LawViolation, cases: Sequence[Case]) -> Diagnosis
 
 
 def _ignores_cotangent(case: Case) -> bool:
+    """Whether Jᵀ w is the same for twice the cotangent, and not zero."""
     wrt = case.subject.available("vjp", case.args, case.static)
     w = case.cotangents()
     try:
@@ -119,8 +120,8 @@ def _static_ignored(point: Point, detail: dict[str, Any]) -> str | None:
             changed = [n for n in names if key_of(_only(n, other)) != key_of(_only(n, case.static))]
             shown = [", ".join(f"{n}={s.get(n)!r}" for n in changed) for s in (other, case.static)]
             return (
-                f"is right for {shown[0]}, and wrong for {shown[1]}: it does not take"
-                f" {' and '.join(changed)} into account."
+                f"is right for {shown[0]}, and wrong for {shown[1]}: does it take"
+                f" {' and '.join(changed)} into account?"
             )
     return None
 
