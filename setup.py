@@ -4,7 +4,17 @@ import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-MODULES = ["_frame", "_sites", "_trees", "_views", "_returns", "_pycall", "_loops", "_poison"]
+MODULES = [
+    "_frame",
+    "_sites",
+    "_trees",
+    "_views",
+    "_returns",
+    "_pycall",
+    "_attributes",
+    "_loops",
+    "_poison",
+]
 
 COMPILER_DIRECTIVES = {
     "language_level": 3,

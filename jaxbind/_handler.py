@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxbind import _dtypes, _loops
+from jaxbind._attributes import Attributes
 from jaxbind._loop import held, names_of
 from jaxbind._pointers import pointer_of
 
@@ -114,7 +115,7 @@ class Handler:
             result_code=0,
             may_raise=False,
             threads=threads,
-            attributes=_loops.Attributes(values),
+            attributes=Attributes(values),
         )
 
     def _attribute(self, label: str, name: str, value: Any) -> Any:

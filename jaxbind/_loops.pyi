@@ -2,6 +2,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxbind._attributes import Attributes
 from jaxbind._sites import Site
 
 MOST_BUFFERS: int
@@ -10,9 +11,6 @@ MOST_DIMS: int
 MOST_SLOTS: int
 MOST_INTEGERS: int
 MOST_REALS: int
-
-class Attributes:
-    def __init__(self, values: dict[str, Any]) -> None: ...
 
 class LoopSite(Site):
     def __init__(

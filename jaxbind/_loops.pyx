@@ -6,7 +6,6 @@ How is written in C, in ``_loops.h`` (what is called over which memory) and ``_t
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, intptr_t
-from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 cimport numpy as cnp
@@ -15,6 +14,7 @@ from functools import partial
 
 from jaxbind import _dtypes, _errors
 
+from jaxbind._attributes cimport Attributes
 from jaxbind._frame cimport (
     jb_buffer,
     jb_buffer_flaw,
@@ -32,14 +32,8 @@ from jaxbind._abi cimport (
     JB_Api,
     JB_ArgType,
     JB_ArgType_BUFFER,
-    JB_Array,
     JB_Attrs,
-    JB_AttrType,
-    JB_AttrType_ARRAY,
-    JB_AttrType_SCALAR,
-    JB_AttrType_STRING,
     JB_Buffer,
-    JB_ByteSpan,
     JB_CallFrame,
     JB_DataType,
     JB_Error,
@@ -47,7 +41,6 @@ from jaxbind._abi cimport (
     JB_Error_GetMessage_Args,
     JB_RetType,
     JB_RetType_BUFFER,
-    JB_Scalar,
 )
 
 cnp.import_array()
@@ -138,74 +131,6 @@ cdef struct Chunks:
     char** bases
     int64_t first, size
     jb_failure* failure
-
-
-cdef class Attributes:
-    """Attributes of a call as XLA hands them to handlers, sorted by name.
-
-    Each is a name and a string, a NumPy scalar, or an array.
-    """
-
-    cdef JB_Attrs described
-    cdef list kept
-    cdef JB_AttrType* types
-    cdef JB_ByteSpan** names
-    cdef void** values
-    cdef JB_ByteSpan* texts
-    cdef JB_Scalar* scalars
-    cdef JB_Array* arrays
-
-    def __cinit__(self, dict values):
-        cdef int i, n = len(values)
-        cdef bytes raw
-        self.kept = []
-        self.types = <JB_AttrType*>calloc(n + 1, sizeof(JB_AttrType))
-        self.names = <JB_ByteSpan**>calloc(n + 1, sizeof(JB_ByteSpan*))
-        self.values = <void**>calloc(n + 1, sizeof(void*))
-        self.texts = <JB_ByteSpan*>calloc(2 * n + 1, sizeof(JB_ByteSpan))
-        self.scalars = <JB_Scalar*>calloc(n + 1, sizeof(JB_Scalar))
-        self.arrays = <JB_Array*>calloc(n + 1, sizeof(JB_Array))
-        if not (
-            self.types and self.names and self.values and self.texts and self.scalars
-            and self.arrays
-        ):
-            raise MemoryError
-        for i, name in enumerate(sorted(values)):
-            value = values[name]
-            raw = name.encode()
-            self.kept.append(raw)
-            self.texts[2 * i].ptr, self.texts[2 * i].len = <char*>raw, len(raw)
-            self.names[i] = &self.texts[2 * i]
-            raw = value.encode() if isinstance(value, str) else value.tobytes()
-            self.kept.append(raw)
-            if isinstance(value, str):
-                self.types[i] = JB_AttrType_STRING
-                self.texts[2 * i + 1].ptr, self.texts[2 * i + 1].len = <char*>raw, len(raw)
-                self.values[i] = &self.texts[2 * i + 1]
-            elif value.ndim:
-                self.types[i] = JB_AttrType_ARRAY
-                self.arrays[i].dtype = <JB_DataType><int>_dtypes.CODE_OF[value.dtype]
-                self.arrays[i].size, self.arrays[i].data = value.size, <char*>raw
-                self.values[i] = &self.arrays[i]
-            else:
-                self.types[i] = JB_AttrType_SCALAR
-                self.scalars[i].dtype = <JB_DataType><int>_dtypes.CODE_OF[value.dtype]
-                self.scalars[i].value = <char*>raw
-                self.values[i] = &self.scalars[i]
-        self.described.struct_size = sizeof(JB_Attrs)
-        self.described.extension_start = NULL
-        self.described.size = n
-        self.described.types = self.types
-        self.described.names = self.names
-        self.described.attrs = self.values
-
-    def __dealloc__(self):
-        free(self.types)
-        free(self.names)
-        free(self.values)
-        free(self.texts)
-        free(self.scalars)
-        free(self.arrays)
 
 
 cdef class LoopSite(Site):

@@ -1,0 +1,4 @@
+from typing import Any
+
+class Attributes:
+    def __init__(self, values: dict[str, Any]) -> None: ...
