@@ -10,6 +10,7 @@ its own that is reached by an attribute of an object, say) is guarded in its fir
 from __future__ import annotations
 
 import functools
+import inspect
 import time
 import types
 from collections.abc import Callable, Iterator
@@ -47,17 +48,21 @@ PATIENCE = 10.0
 
 
 class ReadArrays:
-    """JAX arrays that a function reaches by name, which it may read although it was not given them.
+    """JAX arrays that a function's code names, which it may read although it was not given them.
 
     To read one that is not there yet waits for it. If that is the result of the very program in
-    which the function is called (a loop that binds its state to one name), it waits for ever.
+    which the function is called (a loop that binds its state to one name, or to an attribute of
+    the object that the function belongs to), it waits for ever.
     """
 
     def __init__(self, function: Any):
-        self.places: list[tuple[str, Callable[[], Any]]] = []
-        for value in _walked(function):
-            if isinstance(value, types.FunctionType):
-                self.places += [(n, get) for n, get in _named(value) if _is_array(get())]
+        functions = [f for f in _walked(function) if isinstance(f, types.FunctionType)]
+        roots = [root for each in functions for root in _named(each)]
+        owner = function.__self__ if isinstance(function, types.MethodType) else function
+        roots.append(("self", lambda: owner))
+        names = {name for each in functions for name in _names(each.__code__)}
+        self.places = [place for name, get in roots for place in _arrays(name, get, names)]
+        self.kinds = {type(get()) for _, get in self.places}  # quicker to ask than `_is_array`
 
     def wait(self) -> None:
         """Return when all are there.
@@ -67,7 +72,8 @@ class ReadArrays:
         """
         end = time.monotonic() + PATIENCE
         for name, get in self.places:
-            while _is_array(array := get()) and not array.is_deleted() and not array.is_ready():
+            array = get()
+            while type(array) in self.kinds and not array.is_deleted() and not array.is_ready():
                 if time.monotonic() > end:
                     raise _jax.CalledJax(
                         f"a foreign function reads the JAX array {name!r}, which is not there yet"
@@ -75,13 +81,46 @@ class ReadArrays:
                         " NumPy array first"
                     )
                 time.sleep(0.001)
+                array = get()
 
 
 def _named(function: types.FunctionType) -> list[tuple[str, Callable[[], Any]]]:
+    """What a function's code names, as it is at the time of asking."""
     code = function.__code__
     cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
-    found = [(name, partial(getattr, cell, "cell_contents", None)) for name, cell in cells]
+    found: list[tuple[str, Callable[[], Any]]]
+    found = [(name, partial(_content, cell)) for name, cell in cells]
     return found + [(name, partial(function.__globals__.get, name)) for name in _names(code)]
+
+
+def _arrays(
+    name: str, get: Callable[[], Any], names: set[str], depth: int = 3
+) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """The array that this is, or those in it: entries, and attributes of the names given."""
+    value = get()
+    if _is_array(value):
+        yield name, get
+    elif depth and not _is_of_jax(value):
+        for shown, key in _keys(value, names):
+            yield from _arrays(name + shown, partial(_entry, get, key), names, depth - 1)
+
+
+def _keys(value: Any, names: set[str]) -> list[tuple[str, Any]]:
+    if isinstance(value, (tuple, list, dict)):
+        keys = list(value)[:20] if isinstance(value, dict) else range(min(len(value), 20))
+        return [(f"[{key!r}]", key) for key in keys]
+    return [(f".{key}", key) for key in sorted(names) if key in _attributes(value)]
+
+
+def _entry(get: Callable[[], Any], key: Any) -> Any:
+    """An entry or an attribute of something, None if it is no longer there."""
+    value = get()
+    if not isinstance(value, (tuple, list, dict)):
+        return _attributes(value).get(key)
+    try:
+        return value[key]
+    except (LookupError, TypeError):
+        return None
 
 
 def _is_array(value: Any) -> bool:
@@ -105,7 +144,7 @@ def _reached(value: Any) -> list[Any]:
     if isinstance(value, types.MethodType):
         return [value.__func__, value.__self__]
     if isinstance(value, types.FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or () if _is_full(cell)]
+        cells = [_content(cell) for cell in value.__closure__ or ()]
         names = _names(value.__code__)
         reached = [value.__globals__[name] for name in names if name in value.__globals__]
         modules = [module for module in reached if isinstance(module, types.ModuleType)]
@@ -120,20 +159,26 @@ def _reached(value: Any) -> list[Any]:
         return []
     if isinstance(value, functools.partial):
         return [value.func, *value.args, *value.keywords.values()]
+    call = inspect.getattr_static(type(value), "__call__", None)
+    return [call, *list(_attributes(value).values())[:50]]
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    if isinstance(value, type) or type(value).__module__ in ("builtins", "numpy"):
+        return {}
     attributes = getattr(value, "__dict__", None)
-    held = list(attributes.values())[:50] if isinstance(attributes, dict) else []
-    return [vars(type(value)).get("__call__"), *held]
+    return attributes if isinstance(attributes, dict) else {}
 
 
 def _is_python(value: Any) -> bool:
     return isinstance(value, types.FunctionType)
 
 
-def _is_full(cell: Any) -> bool:
+def _content(cell: types.CellType) -> Any:
     try:
-        return cell.cell_contents is not None
-    except ValueError:
-        return False
+        return cell.cell_contents
+    except ValueError:  # a variable without a value
+        return None
 
 
 def _names(code: types.CodeType) -> list[str]:

@@ -529,6 +529,68 @@ def test_an_array_that_waits_for_the_call_that_reads_it(monkeypatch):
     np.testing.assert_array_equal(damp(jnp.ones(3)), 0.5 * np.ones(3))  # one that comes
 
 
+class Model:
+    """What a function reads in between its calls, and the program that replaces it."""
+
+    def __init__(self):
+        self.kept = jnp.ones((400, 400))
+        self.entries = {"u": self.kept}
+        self.elements = [self.kept]
+        self.unread = self.kept
+
+    def __call__(self, v):
+        return v * (0.5 if np.asarray(self.kept)[0, 0] > 1 else 1.0)
+
+    def method(self, v):
+        return self(v) * np.asarray(self.kept)[0, 0]
+
+    def entry(self, v):
+        return v * np.asarray(self.entries["u"])[0, 0]
+
+    def element(self, v):
+        return v * np.asarray(self.elements[0])[0, 0]
+
+
+def of_a_global(v):
+    return v * np.asarray(MODEL.kept)[0, 0]
+
+
+MODEL = Model()
+
+
+@pytest.mark.parametrize(
+    "function, name",
+    [
+        (lambda model: model, "'self.kept'"),
+        (lambda model: model.method, "'self.kept'"),
+        (lambda model: model.entry, "\"self.entries['u']\""),
+        (lambda model: model.element, "'self.elements[0]'"),
+        (lambda model: of_a_global, "'MODEL.kept'"),
+    ],
+    ids=["object", "method", "dict", "list", "global"],
+)
+def test_an_array_in_something_that_waits_for_the_call_that_reads_it(monkeypatch, function, name):
+    monkeypatch.setattr(_mentions, "PATIENCE", 0.2)
+    model = Model()
+    monkeypatch.setitem(globals(), "MODEL", model)
+    damp = jaxbind.bind(function(model), "(n)->(n)")
+    step = jax.jit(lambda state: damp(state @ state / 400))
+    with pytest.raises(RuntimeError, match=re.escape(f"reads the JAX array {name}, which is not")):
+        for _ in range(50):
+            model.kept = model.entries["u"] = model.elements[0] = step(model.kept)
+        model.kept.block_until_ready()
+
+
+def test_an_array_that_is_not_read_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(_mentions, "PATIENCE", 0.0)
+    model = Model()
+    damp = jaxbind.bind(model, "(n)->(n)")
+    step = jax.jit(lambda state: damp(state @ state / 400))
+    for _ in range(20):
+        model.unread = step(model.unread)
+    np.testing.assert_array_equal(model.unread, 1.0)
+
+
 def test_a_function_that_calls_itself_through_jax():
     f = jaxbind.bind(lambda x: np.asarray(f(x)), "()->()", allow_jax=True)
     with pytest.raises(Exception, match="the function calls itself through JAX") as caught:

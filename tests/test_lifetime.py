@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from amount import every
+from freed import collect, gone
 
 import jaxbind
 
@@ -38,11 +39,6 @@ def bound(factor=2.0):
     return jaxbind.bind(function, "(n)->(n)"), weakref.ref(function)
 
 
-def collect():
-    jax.clear_caches()
-    gc.collect()
-
-
 # A compiled program keeps its function ------------------------------------------------------------
 
 
@@ -59,7 +55,7 @@ def test_a_compiled_function_outlives_its_binding(transform):
     assert function() is not None
     del compiled
     collect()
-    assert function() is None
+    assert gone(function)
 
 
 def test_a_lowered_function_outlives_its_binding():
@@ -76,7 +72,7 @@ def test_a_lowered_function_outlives_its_binding():
     np.testing.assert_array_equal(second(x), 2 * x)
     del second
     collect()
-    assert function() is None
+    assert gone(function)
 
 
 def test_a_jaxpr_outlives_its_binding():
@@ -88,7 +84,7 @@ def test_a_jaxpr_outlives_its_binding():
     np.testing.assert_array_equal(run(x[None])[0], 2 * x[None])
     del jaxpr, run
     collect()
-    assert function() is None
+    assert gone(function)
 
 
 def test_a_linear_function_outlives_its_binding():
@@ -106,7 +102,7 @@ def test_a_linear_function_outlives_its_binding():
     assert rule() is not None
     del push, compiled
     collect()
-    assert function() is None and rule() is None
+    assert gone(function, rule)
 
 
 @pytest.mark.parametrize("kind", ["out", "static", "vmap rule", "transpose"])
@@ -146,7 +142,7 @@ def test_all_that_was_declared_outlives_the_binding(kind):
         np.testing.assert_array_equal(grad(x), [2, 2, 2])
     del compiled, grad
     collect()
-    assert all(ref() is None for ref in refs)
+    assert gone(*refs)
 
 
 # Nothing else keeps it ----------------------------------------------------------------------------
@@ -168,7 +164,7 @@ def test_functions_and_rules_are_freed():
     rule = use(f)
     del f
     collect()
-    assert function() is None and rule() is None
+    assert gone(function, rule)
 
 
 def test_functions_are_freed_after_errors():
@@ -183,7 +179,7 @@ def test_functions_are_freed_after_errors():
         other(x).block_until_ready()
     del f, fails
     collect()
-    assert function() is None
+    assert gone(function)
 
 
 def test_results_and_operands_are_freed():

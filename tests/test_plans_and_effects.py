@@ -1,7 +1,6 @@
 """`def_plan`, `effect=`, `allow_jax=` and the guard against JAX, `last_exception`."""
 
 import ctypes
-import gc
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse.linalg
+from freed import collect, gone
 from hypothesis import given
 from hypothesis.extra import numpy as hnp
 from jax.experimental import io_callback
@@ -101,9 +101,8 @@ def test_a_plan_is_released_with_its_program(x64):
     compiled(x)
     assert kept[0]() is not None
     del compiled, f
-    jax.clear_caches()
-    gc.collect()
-    assert kept[0]() is None
+    collect()
+    assert gone(kept[0])
 
 
 def test_plans_are_refused():
