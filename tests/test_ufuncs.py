@@ -337,7 +337,7 @@ def test_numbas_gufuncs_without_types(order, x64):
     np.testing.assert_array_equal(counted(x.astype(float), 5.0)[1], [0, 2, 4])
 
 
-CYTHON = """
+CYTHON = """# cython: freethreading_compatible=True
 cimport cython
 
 @cython.ufunc

@@ -1,4 +1,4 @@
-# cython: boundscheck=False, wraparound=False, cdivision=True
+# cython: boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=True
 """An XLA handler in Cython: recursive (exponential) smoothing, forwards or backwards in time."""
 
 from cpython.pycapsule cimport PyCapsule_New
