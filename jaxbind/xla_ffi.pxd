@@ -66,8 +66,11 @@ cdef inline double[::1] float64_view(JB_Buffer* buffer):
     return <double[:size(buffer)]>float64(buffer)
 
 cdef inline double[:, ::1] float64_matrix(JB_Buffer* buffer):
-    if float64(buffer) == NULL or buffer.rank != 2:
+    if buffer == NULL or buffer.dtype != JB_DataType_F64 or buffer.rank != 2:
         raise TypeError("not a matrix of float64")
+    if size(buffer) == 0:  # of a shape for which Cython has no view
+        from numpy import empty
+        return empty((buffer.dims[0], buffer.dims[1]))
     return <double[:buffer.dims[0], :buffer.dims[1]]>float64(buffer)
 
 # A scalar attribute by its name; NULL if there is none.

@@ -163,6 +163,8 @@ for i in range(7):
     want[:, i] = state = 0.3 * x[:, i] + 0.7 * state
 np.testing.assert_allclose(smooth(x, alpha=0.3, backwards=False), want)
 np.testing.assert_allclose(centre(x), x - x.mean(0), atol=1e-15)
+for shape in [(3, 0), (0, 3), (0, 0)]:
+    assert centre(np.ones(shape)).shape == shape
 testing.check(smooth, static={"alpha": 0.3, "backwards": False}, max_examples=10, dtypes=float,
               skip=["dtypes"])
 testing.check(centre, max_examples=10, dtypes=float, skip=["dtypes"])
