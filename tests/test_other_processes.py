@@ -396,6 +396,30 @@ def test_pools_of_processes(run, method):
     assert run("import runpy; runpy.run_path('main.py', run_name='__main__')") == "1 8 27\n"
 
 
+JOBLIB = """
+import mine
+from joblib import Parallel, delayed
+
+def slope(k):
+    return jax.grad(lambda x: mine.cubed(x).sum())(np.full(2, k))
+
+if __name__ == "__main__":
+    jax.block_until_ready(mine.cubed(np.arange(3.0)))
+    for backend in ("loky", "threading"):
+        pool = Parallel(2, backend=backend)
+        cubes = pool(delayed(mine.cubed)(np.full(2, k)) for k in (1.0, 2.0))
+        slopes = pool(delayed(slope)(k) for k in (1.0, 2.0))
+        print(*[int(o[0]) for o in cubes + slopes])
+"""
+
+
+@pytest.mark.slow
+def test_joblib(run):
+    pytest.importorskip("joblib")
+    (run.folder / "main.py").write_text(PREAMBLE + JOBLIB)
+    assert run("import runpy; runpy.run_path('main.py', run_name='__main__')") == "1 8 3 12\n" * 2
+
+
 # Functions of a script ------------------------------------------------------------------------
 
 
