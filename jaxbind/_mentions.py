@@ -56,9 +56,9 @@ class ReadArrays:
     """
 
     def __init__(self, function: Any):
-        functions = [f for f in _walked(function) if isinstance(f, types.FunctionType)]
+        functions = [f for f in _walked(function) if _is(f, types.FunctionType)]
         roots = [root for each in functions for root in _named(each)]
-        owner = function.__self__ if isinstance(function, types.MethodType) else function
+        owner = function.__self__ if _is(function, types.MethodType) else function
         roots.append(("self", lambda: owner))
         names = {name for each in functions for name in _names(each.__code__)}
         self.places = [place for name, get in roots for place in _arrays(name, get, names)]
@@ -106,31 +106,48 @@ def _arrays(
 
 
 def _keys(value: Any, names: set[str]) -> list[tuple[str, Any]]:
-    if isinstance(value, (tuple, list, dict)):
-        keys = list(value)[:20] if isinstance(value, dict) else range(min(len(value), 20))
-        return [(f"[{key!r}]", key) for key in keys]
-    return [(f".{key}", key) for key in sorted(names) if key in _attributes(value)]
+    if _is(value, dict):
+        keys = list(dict.keys(value))[:20]
+        return [(f"[{key!r}]", key) for key in keys if type(key) in (str, int)]
+    if _is(value, (tuple, list)):
+        return [(f"[{i}]", i) for i in range(20)]
+    attributes = _attributes(value)
+    return [(f".{name}", name) for name in sorted(names) if name in attributes]
 
 
 def _entry(get: Callable[[], Any], key: Any) -> Any:
-    """An entry or an attribute of something, None if it is no longer there."""
+    """An entry or an attribute of something, None if it is not there.
+
+    Nothing of the user's is called: a `defaultdict` would make an entry.
+    """
     value = get()
-    if not isinstance(value, (tuple, list, dict)):
-        return _attributes(value).get(key)
-    try:
-        return value[key]
-    except (LookupError, TypeError):
-        return None
+    if _is(value, dict):
+        return dict.get(value, key)
+    if _is(value, (tuple, list)):
+        try:
+            return _base(value).__getitem__(value, key)
+        except (IndexError, TypeError):
+            return None
+    return _attributes(value).get(key)
+
+
+def _base(value: tuple | list) -> Any:
+    return tuple if _is(value, tuple) else list
+
+
+def _is(value: Any, kinds: Any) -> bool:
+    """As `isinstance`, which would ask a proxy for what it stands for."""
+    return issubclass(type(value), kinds)
 
 
 def _is_array(value: Any) -> bool:
-    return isinstance(value, jax.Array) and not _jax.is_tracer(value)
+    return _is(value, jax.Array) and not _jax.is_tracer(value)
 
 
 def _is_of_jax(value: Any) -> bool:
-    if isinstance(value, types.ModuleType):
+    if _is(value, types.ModuleType):
         module = value.__name__
-    elif isinstance(value, types.FunctionType):
+    elif _is(value, types.FunctionType):
         module = value.__module__
     else:
         module = type(value).__module__
@@ -141,37 +158,40 @@ def _is_of_jax(value: Any) -> bool:
 
 def _reached(value: Any) -> list[Any]:
     """What a value's code names."""
-    if isinstance(value, types.MethodType):
+    if _is(value, types.MethodType):
         return [value.__func__, value.__self__]
-    if isinstance(value, types.FunctionType):
+    if _is(value, types.FunctionType):
         cells = [_content(cell) for cell in value.__closure__ or ()]
         names = _names(value.__code__)
         reached = [value.__globals__[name] for name in names if name in value.__globals__]
-        modules = [module for module in reached if isinstance(module, types.ModuleType)]
+        modules = [module for module in reached if _is(module, types.ModuleType)]
         inner = [vars(module).get(name) for module in modules for name in names]
         defaults = [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
         return [*cells, *reached, *defaults, *(f for f in inner if _is_python(f))]
-    if isinstance(value, (tuple, list)):
-        return list(value[:20])
-    if isinstance(value, dict):
-        return list(value.values())[:20]
-    if isinstance(value, type) or type(value).__module__ in ("builtins", "numpy"):
+    if _is(value, (tuple, list)):
+        return _base(value).__getitem__(value, slice(20))
+    if _is(value, dict):
+        return list(dict.values(value))[:20]
+    if _is(value, type) or type(value).__module__ in ("builtins", "numpy"):
         return []
-    if isinstance(value, functools.partial):
+    if _is(value, functools.partial):
         return [value.func, *value.args, *value.keywords.values()]
     call = inspect.getattr_static(type(value), "__call__", None)
     return [call, *list(_attributes(value).values())[:50]]
 
 
 def _attributes(value: Any) -> dict[str, Any]:
-    if isinstance(value, type) or type(value).__module__ in ("builtins", "numpy"):
+    if _is(value, type) or type(value).__module__ in ("builtins", "numpy"):
         return {}
-    attributes = getattr(value, "__dict__", None)
-    return attributes if isinstance(attributes, dict) else {}
+    try:
+        attributes = object.__getattribute__(value, "__dict__")
+    except Exception:  # it has none, or a class of its own ideas about them
+        return {}
+    return attributes if _is(attributes, dict) else {}
 
 
 def _is_python(value: Any) -> bool:
-    return isinstance(value, types.FunctionType)
+    return _is(value, types.FunctionType)
 
 
 def _content(cell: types.CellType) -> Any:

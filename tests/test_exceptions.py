@@ -1,6 +1,7 @@
 """Exceptions in a function: who is named, what is shown, and that calls go on afterwards."""
 
 import builtins
+import collections
 import gc
 import logging
 import os
@@ -589,6 +590,36 @@ def test_an_array_that_is_not_read_is_not_waited_for(monkeypatch):
     for _ in range(20):
         model.unread = step(model.unread)
     np.testing.assert_array_equal(model.unread, 1.0)
+
+
+class Proxy:
+    """Has ideas of its own about its attributes."""
+
+    def __getattribute__(self, name):
+        raise RuntimeError(f"{name}: not at this time")
+
+    __dict__ = property(lambda self: 1 / 0)
+
+
+class Short(list):
+    def __getitem__(self, i):
+        raise RuntimeError("not at this time")
+
+
+def test_looking_for_arrays_calls_nothing_of_the_users():
+    one = jnp.ones(3)
+    entries = collections.defaultdict(lambda: one, {"u": one, Proxy: one})
+    elements, proxy, record = Short([one]), Proxy(), collections.namedtuple("Record", "u")(one)
+
+    def function(v):
+        assert [entries, elements, proxy, record]  # names them
+        return 3 * v
+
+    f = jax.jit(jaxbind.bind(function, "(n)->(n)"))
+    np.testing.assert_array_equal(f(x), 3 * x)
+    del entries["u"], elements[0]
+    np.testing.assert_array_equal(f(x + 1), 3 * (x + 1))
+    assert set(entries) == {Proxy}
 
 
 def test_a_function_that_calls_itself_through_jax():
