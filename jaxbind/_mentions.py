@@ -5,12 +5,13 @@ that costs as much as a short call. It is left out for functions whose code, wit
 functions that it calls by name, does not mention JAX; a function that hides it (in a module of
 its own that is reached by an attribute of an object, say) is guarded in its first calls, in every
 1024th, and in all after one of these that was slow.
+
+Arrays of JAX that the code names are waited for, within limits (`ReadArrays`).
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
 import time
 import types
 from collections.abc import Callable, Iterator
@@ -51,18 +52,38 @@ class ReadArrays:
     """JAX arrays that a function's code names, which it may read although it was not given them.
 
     To read one that is not there yet waits for it. If that is the result of the very program in
-    which the function is called (a loop that binds its state to one name, or to an attribute of
-    the object that the function belongs to), it waits for ever.
+    which the function is called (a loop that binds its state to one name, to an attribute of the
+    object that the function belongs to, or to an entry of a dict), it waits for ever.
     """
 
     def __init__(self, function: Any):
-        functions = [f for f in _walked(function) if _is(f, types.FunctionType)]
-        roots = [root for each in functions for root in _named(each)]
-        owner = function.__self__ if _is(function, types.MethodType) else function
-        roots.append(("self", lambda: owner))
-        names = {name for each in functions for name in _names(each.__code__)}
-        self.places = [place for name, get in roots for place in _arrays(name, get, names)]
-        self.kinds = {type(get()) for _, get in self.places}  # quicker to ask than `_is_array`
+        found: dict[str, Callable[[], Any]] = {}
+        self.kinds: set[type] = set()  # quicker to ask than `_is_array`
+        for each in _walked(function):
+            if _is(each, types.FunctionType):
+                for name, get in _named(each):
+                    found.update(self._arrays(name, get, _words(each.__code__)))
+        owner, code = function, _call_of(function)
+        if _is(function, types.MethodType):
+            owner, code = function.__self__, function.__func__
+        if _is(code, types.FunctionType):
+            found.update(self._arrays("self", lambda: owner, _words(code.__code__)))
+        self.places = list(found.items())
+
+    def _arrays(
+        self, name: str, get: Callable[[], Any], words: set[str], depth: int = 3
+    ) -> Iterator[tuple[str, Callable[[], Any]]]:
+        """The array that this is, or those in it that the words of a function's code name."""
+        value = get()
+        if _is_array(value):
+            self.kinds.add(type(value))
+            yield name, get
+        elif depth and not _is_of_jax(value):
+            is_dict, entries = _is(value, dict), _entries(value)
+            for word in sorted(words):
+                if dict.__contains__(entries, word):
+                    shown = f"{name}[{word!r}]" if is_dict else f"{name}.{word}"
+                    yield from self._arrays(shown, partial(_entry, get, word), words, depth - 1)
 
     def wait(self) -> None:
         """Return when all are there.
@@ -93,42 +114,14 @@ def _named(function: types.FunctionType) -> list[tuple[str, Callable[[], Any]]]:
     return found + [(name, partial(function.__globals__.get, name)) for name in _names(code)]
 
 
-def _arrays(
-    name: str, get: Callable[[], Any], names: set[str], depth: int = 3
-) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """The array that this is, or those in it: entries, and attributes of the names given."""
-    value = get()
-    if _is_array(value):
-        yield name, get
-    elif depth and not _is_of_jax(value):
-        for shown, key in _keys(value, names):
-            yield from _arrays(name + shown, partial(_entry, get, key), names, depth - 1)
+def _entry(get: Callable[[], Any], word: str) -> Any:
+    """An entry or an attribute of something, None if it is not there."""
+    return dict.get(_entries(get()), word)
 
 
-def _keys(value: Any, names: set[str]) -> list[tuple[str, Any]]:
-    if _is(value, dict):
-        keys = list(dict.keys(value))[:20]
-        return [(f"[{key!r}]", key) for key in keys if type(key) in (str, int)]
-    if _is(value, (tuple, list)):
-        return [(f"[{i}]", i) for i in range(20)]
-    attributes = _attributes(value)
-    return [(f".{name}", name) for name in sorted(names) if name in attributes]
-
-
-def _entry(get: Callable[[], Any], key: Any) -> Any:
-    """An entry or an attribute of something, None if it is not there.
-
-    Nothing of the user's is called: a `defaultdict` would make an entry.
-    """
-    value = get()
-    if _is(value, dict):
-        return dict.get(value, key)
-    if _is(value, (tuple, list)):
-        try:
-            return _base(value).__getitem__(value, key)
-        except (IndexError, TypeError):
-            return None
-    return _attributes(value).get(key)
+def _entries(value: Any) -> dict[str, Any]:
+    """A dict itself, or an object's attributes. Nothing of the user's is called."""
+    return value if _is(value, dict) else _attributes(value)
 
 
 def _base(value: tuple | list) -> Any:
@@ -141,7 +134,7 @@ def _is(value: Any, kinds: Any) -> bool:
 
 
 def _is_array(value: Any) -> bool:
-    return _is(value, jax.Array) and not _jax.is_tracer(value)
+    return _is(value, jax.Array) and hasattr(type(value), "is_ready") and not _jax.is_tracer(value)
 
 
 def _is_of_jax(value: Any) -> bool:
@@ -176,18 +169,23 @@ def _reached(value: Any) -> list[Any]:
         return []
     if _is(value, functools.partial):
         return [value.func, *value.args, *value.keywords.values()]
-    call = inspect.getattr_static(type(value), "__call__", None)
-    return [call, *list(_attributes(value).values())[:50]]
+    return [_call_of(value), *list(dict.values(_attributes(value)))[:50]]
+
+
+def _call_of(value: Any) -> Any:
+    """The function that is called when an object is."""
+    classes = type(value).__mro__
+    return next((vars(c)["__call__"] for c in classes if "__call__" in vars(c)), None)
 
 
 def _attributes(value: Any) -> dict[str, Any]:
     if _is(value, type) or type(value).__module__ in ("builtins", "numpy"):
         return {}
-    try:
-        attributes = object.__getattribute__(value, "__dict__")
-    except Exception:  # it has none, or a class of its own ideas about them
-        return {}
-    return attributes if _is(attributes, dict) else {}
+    for each in type(value).__mro__:
+        found = vars(each).get("__dict__")
+        if found is not None:  # a property of the user's is not asked
+            return found.__get__(value) if _is(found, types.GetSetDescriptorType) else {}
+    return {}
 
 
 def _is_python(value: Any) -> bool:
@@ -207,3 +205,14 @@ def _names(code: types.CodeType) -> list[str]:
         if isinstance(constant, types.CodeType):
             names += _names(constant)
     return names
+
+
+def _words(code: types.CodeType) -> set[str]:
+    """Names, and strings that may be keys, in a function's code."""
+    words = set(_names(code))
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            words |= _words(constant)
+        elif isinstance(constant, str):
+            words.add(constant)
+    return words

@@ -1,6 +1,7 @@
 """Whether objects have been freed."""
 
 import gc
+import sys
 import time
 import weakref
 
@@ -19,7 +20,7 @@ def gone(*references: weakref.ref) -> bool:
     A thread of the runtime lets go of a program a moment after its results are there; without
     the GIL nothing makes this thread wait for it.
     """
-    latest = time.monotonic() + 10
+    latest = time.monotonic() + (0 if getattr(sys, "_is_gil_enabled", lambda: True)() else 10)
     while any(reference() is not None for reference in references):
         if time.monotonic() > latest:
             return False

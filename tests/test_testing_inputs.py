@@ -553,3 +553,47 @@ def test_elements_are_looked_at_once():
     for part in drawing.pooled(3, 0).strata(16, np.random.default_rng(0)):
         assert part.whole == ()
     assert len(drawn) == count
+
+
+# Nothing is passed over in silence ----------------------------------------------------------------
+
+
+def never(x):
+    raise ValueError("no convergence")
+
+
+@pytest.mark.parametrize(
+    "keywords", [{"dtypes": float}, {"inputs": st.just((np.ones(2),))}], ids=["dtypes", "inputs"]
+)
+def test_a_function_that_raises_for_all_examples_does_not_pass(keywords):
+    f = jaxbind.bind(never, "(n)->(n)")
+    with pytest.raises(ValueError, match="nothing can be said about never.*no convergence"):
+        testing.check(f, max_examples=5, **keywords)
+    assert testing.report(f, max_examples=5, **keywords).ok
+
+
+def test_no_static_keywords_at_all():
+    f = elementwise(np.sin)
+    for keywords in ({}, {"inputs": st.just((np.ones(2),))}):
+        with pytest.raises(ValueError, match="static= is empty"):
+            testing.check(f, static=[], **keywords)
+
+
+def test_laws_from_an_iterator():
+    f = jaxbind.bind(lambda x: np.where(np.arange(x.size) % 2, x, x[::-1]), "(n)->(n)")
+    f.def_jvp(lambda primals, tangents: 2 * tangents[0])
+    with pytest.raises(testing.LawViolation):
+        testing.check(f, laws=(name for name in ["jvp"]), max_examples=20)
+    testing.check(f, skip=(name for name in ["jvp", "adjoint", "higher"]), max_examples=5)
+    mark = testing.parametrize(f, laws=iter(["jit", "jvp"]))
+    assert [p.id.rpartition("-")[2] for p in mark.args[1]] == ["jit", "jvp"]
+
+
+def test_elements_that_no_dtype_holds():
+    f = jaxbind.bind(lambda x, y: x + y, "(),()->()")
+    with pytest.raises(ValueError, match="elements= and dtypes= of .* contradict each other"):
+        testing.check(f, elements={"x": st.floats(0.1, 0.9)}, dtypes={"x": int})
+
+
+def test_a_function_without_operands():
+    testing.check(jaxbind.bind(lambda: (np.ones(2), 3.0), "->(2),()"), max_examples=5)

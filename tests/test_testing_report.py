@@ -443,6 +443,7 @@ def files(tmp_path, monkeypatch):
         "legacy_things": LEGACY,
         "no_things": "x = 1",
         "broken_things": "import jaxbind\n1 / 0",
+        "ending_things": "import sys\nsys.exit(0)",
         "things.inner": WRONG,
     }
     for name, source in sources.items():
@@ -552,6 +553,7 @@ def test_cli_max_examples(cli):
         (["nothing_of_the_kind"], "cannot import nothing_of_the_kind: ModuleNotFoundError"),
         (["broken_things"], "cannot import broken_things: ZeroDivisionError: division by zero"),
         (["broken_things.py"], "cannot import broken_things.py: ZeroDivisionError"),
+        (["ending_things"], "cannot import ending_things: SystemExit: 0"),
         (["nothing.py"], "there is no file nothing.py"),
         (["no_things"], "no_things defines no bindings (jaxbind.bind) at its top level"),
         (["right_things:cube"], "right_things has no cube"),
@@ -590,6 +592,12 @@ def test_cli_files_that_cannot_be_written(cli, files):
     assert code == 2 and "2 bindings" in out and "taken.html cannot be written" in err
     code, out, err = cli("wrong_things", *FEW, "--plot", "a.nothing")
     assert code == 1 and "a.nothing cannot be written" in err
+
+
+def test_cli_files_without_matplotlib(cli, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    code, out, err = cli("right_things", *FEW, "--html", "a.html")
+    assert code == 2 and "2 bindings" in out and "a.html cannot be written: plots need" in err
 
 
 def test_cli_files(cli, files):

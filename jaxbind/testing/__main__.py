@@ -49,7 +49,7 @@ def find(target: str) -> list[tuple[str, Any]]:
         module = load(place)
     except UsageError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may end itself
         raise UsageError(f"cannot import {place}: {type(error).__name__}: {error}") from None
     if name:
         found: Any = module
@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         try:
             write(path)
-        except (OSError, ValueError) as error:  # no permission, or no format of that name
+        except (OSError, ValueError, ImportError) as error:  # no permission, format, or matplotlib
             refused.append(f"{path} cannot be written: {error}")
             print(f"\n{refused[-1]}", file=sys.stderr)
         else:

@@ -24,7 +24,7 @@ from jaxbind.testing._case import Case
 from jaxbind.testing._compare import is_complex
 from jaxbind.testing._inputs import Drawing, check_drawn, several
 from jaxbind.testing._law import diagnosis_of
-from jaxbind.testing._subject import Static, Subject
+from jaxbind.testing._subject import RAISES, Static, Subject
 from jaxbind.testing._violation import Inapplicable, LawViolation, Skip
 from jaxbind.testing.laws import CAUSES_FIRST, LAWS, Law
 
@@ -49,6 +49,17 @@ class Options:
     seed: int | None = None
     rtol: float | None = None
     atol: float | None = None
+
+    def __post_init__(self):
+        for name in ("laws", "skip"):  # they are read more than once
+            given = getattr(self, name)
+            if given is not None and not isinstance(given, str):
+                object.__setattr__(self, name, tuple(given))
+        if self.static is not None and not self.static and not isinstance(self.static, Mapping):
+            raise ValueError(
+                "jaxbind.testing: static= is empty; give a mapping of static keywords or a list of"
+                " such mappings, or leave it out"
+            )
 
 
 _declared: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
@@ -399,10 +410,20 @@ def check(f: Any, **keywords: Any) -> None:
     Raises:
       LawViolation: for the first law that is broken, in an order in which a broken law explains
         those behind it.
-      ValueError: if inputs cannot be drawn, or the function raises for all of them.
+      ValueError: if inputs cannot be drawn, or the function raises for all of them; for an
+        unknown law, and an empty ``static``.
+      TypeError: for what is no binding, or an unknown keyword.
     """
     run = Check.of(f, keywords)
+    results = []
     for law in run.laws():
         result = run.run(law)
         if result.violation is not None:
             raise result.violation.with_traceback(None) from None
+        results.append(result)
+    raising = [r.reason for r in results if r.reason.startswith(RAISES)]
+    if raising and not any(r.status == "passed" for r in results):
+        raise ValueError(
+            f"jaxbind.testing: nothing can be said about {run.subject.label}, for {raising[0]} for"
+            " all examples. Give elements= (the values it takes), dtypes=, static= or inputs="
+        )

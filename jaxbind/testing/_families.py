@@ -83,6 +83,11 @@ def accepted(
             break
     if kept is None or (broken is not None and _declares_dtypes(subject)):
         kept = broken or kept
+    if kept is None and not seen:
+        raise ValueError(
+            f"jaxbind.testing: elements= and dtypes= of {subject.label} contradict each other: no"
+            " dtype that is asked for holds what the strategies draw"
+        )
     if kept is None:
         said = seen[-1][1]
         remedy = "Give elements= (the values it takes), dtypes=, static= or inputs="

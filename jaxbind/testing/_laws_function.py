@@ -127,7 +127,10 @@ def evaluations(case: Case, leaves: Any = None) -> list[tuple[str, Callable[[], 
     label = case.subject.label
     args = case.args if leaves is None else case.rebuilt(leaves)
     found = [(label, lambda: leaves_of(case.subject.value(args, case.static)))]
-    if not case.results or raises(lambda: case.subject.available("jvp", case.args, case.static)):
+    if not case.results or any(
+        raises(partial(case.subject.available, kind, case.args, case.static))
+        for kind in ("jvp", "vjp")
+    ):
         return found
     forward = case.subject.available("jvp", case.args, case.static)
     if any(forward):

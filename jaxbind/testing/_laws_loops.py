@@ -20,6 +20,7 @@ from jaxbind.testing._subject import (
     UserError,
     apply_only_if,
     errors_told_apart,
+    raises_here,
     skipping_where_it_raises,
 )
 from jaxbind.testing._violation import Skip
@@ -73,6 +74,7 @@ def operation_of(case: Case, target: str) -> Operation | None:
 @law("mapping equals looping, for the function and for its derivatives", cost=30, batch=3)
 def vmap(case: Case) -> None:
     """Any ``in_axes``, nested maps, batches of 0, 1, 2 and 3; of f, J v, and Jᵀ w."""
+    apply_only_if(bool(case.leaves), "no operand")
     _ = case.value
     rng = case.rng
     targets = ["f", "jvp", "vjp"]
@@ -210,7 +212,7 @@ def loop_dims(case: Case) -> None:
     rng = case.rng
     cores = [len(core) for core in signature.inputs]
     if [x.ndim for x in case.leaves] != cores:
-        raise Skip("optional core dimensions are missing here")
+        raise Skip("these operands have loop dimensions, or lack optional core dimensions")
     full = [(), (2,), (3,), (2, 3), (3, 1, 2), (0,), (2, 0)][rng.integers(1, 7)]
     rows = [jax.tree.leaves(row) for row in case.variants(4)]
     operands, loops = [], []
@@ -275,7 +277,7 @@ def _check_summed(case: Case, operands: Arrays, loops: Sequence[tuple], full: tu
                     want[chosen] += np.asarray(one)
                     size[chosen] += np.abs(np.asarray(one))
     except UserError as error:
-        raise Skip(f"the function raises: {str(error).splitlines()[0]}") from None
+        raise raises_here(error) from None
     slack = [1e3 * case.eps * size + case.underflow for size in sizes]
     wrong = difference(got, wants, case.tolerance(1e3), slack)
     if wrong is not None and all(np.all(np.isfinite(w)) for w in wants):
@@ -295,6 +297,7 @@ def sharded(case: Case) -> None:
     definition = getattr(case.subject.binding, "definition", None)
     effect = case.subject.options.effect
     apply_only_if(effect is None, "JAX keeps functions with effects on one device")
+    apply_only_if(bool(case.leaves), "no operand")
     _ = case.value
     operation = operation_of(case, "f")
     assert operation is not None

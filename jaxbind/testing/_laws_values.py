@@ -115,7 +115,8 @@ _OTHERS = ("float32", "float16", "bfloat16", "complex64", "complex128", "int32",
 def dtypes(case: Case) -> None:
     """Against the answer in 64 bits; a dtype that is not accepted raises a clear error."""
     _ = case.value
-    if not raises(lambda: blind(case)) and blind(case):
+    found: list[bool] = []
+    if not raises(lambda: found.append(blind(case))) and any(found):
         raise Broken(
             "got  the same bits for operands that differ by 1e-10 of themselves, in 64 bits",
             single=True,
@@ -195,7 +196,7 @@ _SPECIAL = [np.nan, np.inf, -np.inf, -0.0, 0.0, 5e-324, -1e-310, 1.0]
 
 @law("NaN, infinities, signed zeros, subnormals and empty arrays agree with a direct call", cost=15)
 def special_values(case: Case) -> None:
-    """``f(x)`` through JAX has the bits that the function gives when NumPy calls it."""
+    """``f(x)`` through JAX is what the function gives when NumPy calls it."""
     binding = case.subject.binding
     direct = binding is case.subject.function and callable(getattr(binding, "function", None))
     apply_only_if(direct, "there is no function over NumPy arrays to call directly")

@@ -166,10 +166,14 @@ def _exchanged_parts(point: Point, one: Part, other: Part) -> bool:
 def inverted(points: Sequence[Point], rule: str) -> str | None:
     if not all(map(_is_inverse, points)):
         return None
-    what = "its transpose" if points[0].matrix == "vjp" else "the Jacobian itself"
+    what, where = (
+        ("its transpose", "rotations, orthonormal transforms")
+        if points[0].matrix == "vjp"
+        else ("the Jacobian itself", "reflections")
+    )
     return (
         f"{rule} applies the inverse of the Jacobian in place of {what}: they are the same for"
-        " some matrices (rotations, orthonormal transforms) only."
+        f" some matrices ({where}) only."
     )
 
 

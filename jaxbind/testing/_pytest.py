@@ -74,7 +74,8 @@ def parametrize(*bindings: Any, **keywords: Any) -> Callable:
         options = options_for(binding, given)
         _known_laws(options.laws or ())
         _known_laws(options.skip)
-        chosen = [n for n in LAWS if n in (options.laws or LAWS) and n not in set(options.skip)]
+        asked = LAWS if options.laws is None else options.laws
+        chosen = [n for n in LAWS if n in asked and n not in options.skip]
         shared = Shared(binding, given)
         items += [
             pytest.param(LawItem(shared, name, label), id=f"{label}-{name}") for name in chosen

@@ -339,6 +339,14 @@ def errors_told_apart() -> Iterator[None]:
         raise kind(text.partition("\n--------------------")[0]) from None
 
 
+#: how the reasons begin for which a law says nothing about arguments that the function refuses
+RAISES = "the function raises"
+
+
+def raises_here(error: UserError) -> Skip:
+    return Skip(f"{RAISES}: {str(error).splitlines()[0]}")
+
+
 @contextlib.contextmanager
 def skipping_where_it_raises() -> Iterator[None]:
     """As `errors_told_apart`; where the function raises, a law has nothing to say."""
@@ -346,7 +354,7 @@ def skipping_where_it_raises() -> Iterator[None]:
         with errors_told_apart():
             yield
     except UserError as error:
-        raise Skip(f"the function raises: {str(error).splitlines()[0]}") from None
+        raise raises_here(error) from None
 
 
 def as_jax(args: tuple) -> tuple:

@@ -13,7 +13,8 @@ class Diagnosis:
 
     Attributes:
       kind: one word: conjugate, factor, swapped, missing_term, transposed, wrong_point,
-        output_returned, stale, loop_axis, single_precision.
+        output_returned, stale, loop_axis, single_precision, inverted, static_ignored,
+        cotangent_ignored.
       text: what was found, and what to do about it.
     """
 
