@@ -57,18 +57,17 @@ class ReadArrays:
     """
 
     def __init__(self, function: Any):
-        found: dict[str, Callable[[], Any]] = {}
+        self.places: list[tuple[str, Callable[[], Any]]] = []
         self.kinds: set[type] = set()  # quicker to ask than `_is_array`
         for each in _walked(function):
             if _is(each, types.FunctionType):
                 for name, get in _named(each):
-                    found.update(self._arrays(name, get, _words(each.__code__)))
+                    self.places += self._arrays(name, get, _words(each.__code__))
         owner, code = function, _call_of(function)
         if _is(function, types.MethodType):
             owner, code = function.__self__, function.__func__
         if _is(code, types.FunctionType):
-            found.update(self._arrays("self", lambda: owner, _words(code.__code__)))
-        self.places = list(found.items())
+            self.places += self._arrays("self", lambda: owner, _words(code.__code__))
 
     def _arrays(
         self, name: str, get: Callable[[], Any], words: set[str], depth: int = 3
