@@ -159,7 +159,7 @@ def _reached(value: Any) -> list[Any]:
         modules = [module for module in reached if _is(module, types.ModuleType)]
         inner = [vars(module).get(name) for module in modules for name in names]
         defaults = [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
-        return [*cells, *reached, *defaults, *(f for f in inner if _is_python(f))]
+        return [*cells, *reached, *defaults, *(f for f in inner if _is(f, types.FunctionType))]
     if _is(value, (tuple, list)):
         return _base(value).__getitem__(value, slice(20))
     if _is(value, dict):
@@ -185,10 +185,6 @@ def _attributes(value: Any) -> dict[str, Any]:
         if found is not None:  # a property of the user's is not asked
             return found.__get__(value) if _is(found, types.GetSetDescriptorType) else {}
     return {}
-
-
-def _is_python(value: Any) -> bool:
-    return _is(value, types.FunctionType)
 
 
 def _content(cell: types.CellType) -> Any:
