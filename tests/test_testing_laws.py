@@ -31,7 +31,7 @@ import jaxbind
 from jaxbind import testing
 from jaxbind._poison import poisoned
 from jaxbind.testing import LawViolation, laws
-from jaxbind.testing._compare import difference
+from jaxbind.testing._compare import copied, difference
 
 x = np.array([0.5, -1.25, 3.0])
 y = np.array([2.0, 0.75, -1.5])
@@ -764,6 +764,126 @@ def test_half_precision_for_single():
     """That is no answer in 32 bits to 64, which is refused as a dtype that is not taken."""
     f = bound(lambda x: x.astype(np.float16) if x.dtype == np.float32 else x)
     assert "with 32 bits" in broken("abstract", f, x).found
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.5, 2, -1])
+def test_a_wrong_answer_in_bfloat16_only(factor):
+    bfloat16 = jax.numpy.bfloat16
+    f = bound(lambda x: (x * factor).astype(bfloat16) if x.dtype == bfloat16 else x.copy())
+    assert "in bfloat16 and" in broken("dtypes", f, x).found
+
+
+def test_a_wrong_answer_in_32_bits_only():
+    f = bound(lambda x: x * (1.0 if jax.config.jax_enable_x64 else 1.01))
+    assert "in float32 (jax_enable_x64=False) and" in broken("dtypes", f, x).found
+    case = {"dtypes": float}  # asked for 64 bits
+    testing.check(f, laws=["dtypes"], max_examples=10, **case)
+
+
+@pytest.mark.parametrize("order", "CF")
+def test_special_values_in_any_order_of_memory(order):
+    seen = []
+    f = bound(lambda x: seen.append(x.copy()) or x + 1, "(m,n)->(m,n)")
+    laws.special_values(f, (np.ones((3, 4), order=order),))
+    assert any(not np.all(np.isfinite(m)) or np.any(m == 0) for m in seen)
+
+
+def test_the_sum_over_a_matrix_in_fortran_order_is_that_of_the_handler():
+    """NumPy adds in the order of the memory; directly, as in the handler, the rows' one."""
+
+    def total(x):
+        with np.errstate(all="ignore"):
+            return np.add.reduce(x, axis=None)
+
+    f = bound(total, "(m,n)->()")
+    matrix = np.asfortranarray(np.geomspace(1, 1e17, 12).reshape(3, 4) * [1, -1, 1, -1])
+    for seed in range(20):
+        laws.special_values(f, (matrix,), seed=seed)
+
+
+@given(
+    hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4).flatmap(
+        lambda shape: hnp.arrays(np.int16, shape)
+    ),
+    st.data(),
+)
+def test_examples_keep_their_layout(array, data):
+    index = tuple(
+        slice(None, None, data.draw(st.sampled_from([1, -1, 2, -2]))) for _ in array.shape
+    )
+    order = data.draw(st.permutations(range(array.ndim)))
+    part = array[index].transpose(order)
+    copy = copied(part)
+    assert copy.dtype == part.dtype
+    np.testing.assert_array_equal(copy, part)
+    assert copy.flags.writeable and not np.shares_memory(copy, array)
+    if part.size > 1:
+        assert [s for s, n in zip(copy.strides, part.shape, strict=True) if n > 1] == [
+            s for s, n in zip(part.strides, part.shape, strict=True) if n > 1
+        ]
+
+
+def test_a_part_of_something_large_is_copied_alone():
+    column = np.zeros((1000, 1000))[:, 3]
+    assert copied(column).strides == (8,)
+
+
+def test_tolerances_are_heeded():
+    bfloat16 = jax.numpy.bfloat16
+    f = bound(lambda x: (x * 2).astype(bfloat16) if x.dtype == bfloat16 else x.copy())
+    laws.dtypes(f, (x,), atol=10)
+    laws.dtypes(f, (x,), rtol=2)
+    near = bound(lambda x: x + 1e-3 * (sys._getframe(1).f_code.co_name == "direct"))
+    with pytest.raises(LawViolation):
+        laws.special_values(near, (x,))
+    laws.special_values(near, (x,), atol=1e-2)
+
+
+def fourth_power(slip=1.0):
+    """x⁴ with rules up to the third derivative, of which one term is multiplied by ``slip``."""
+
+    def entry(tree, *path):
+        for i in path:
+            if tree is None:
+                return 0.0
+            tree = tree[i]
+        return 0.0 if tree is None else tree
+
+    def second(p, t):
+        (x,), (v,) = p
+        return 12 * x**2 * v * entry(t, 0, 0) + 4 * x**3 * entry(t, 1, 0)
+
+    def third(p, t):
+        ((x,), (v,)), tangents = p
+        a, b = entry(tangents, 0, 0), entry(tangents, 1, 0)
+        dx, dv = entry(t, 0, 0, 0), entry(t, 0, 1, 0)
+        da, db = entry(t, 1, 0, 0), entry(t, 1, 1, 0)
+        of_x = slip * 24 * x * v * a * dx + 12 * x**2 * b * dx
+        return of_x + 12 * x**2 * (a * dv + v * da) + 4 * x**3 * db
+
+    f = bound(lambda x: x**4, "()->()", name="fourth_power")
+    f.def_jvp(lambda p, t: 4 * p[0] ** 3 * t[0])
+    f.jvp.def_jvp(second)
+    f.jvp.jvp.def_jvp(third)
+    return f
+
+
+def test_third_derivatives_where_they_are_declared():
+    point = (np.array(1.25),)
+    laws.higher(fourth_power(), point)
+    with jax.enable_x64(True):
+        assert jax.jacfwd(jax.jacfwd(jax.jacfwd(fourth_power())))(1.25) == 24 * 1.25
+    for slip in (1.1, -1.0, 0.0):
+        assert "of fourth_power.jvp.jvp" in broken("higher", fourth_power(slip), *point).found
+
+
+def test_that_the_example_shown_is_the_one_at_real_numbers():
+    """However many tries failed before it."""
+    f = bound(lambda z: z * z, "(n)->(n)", vectorized=True)
+    f.def_jvp(lambda p, t: 3 * p[0] * t[0])
+    for seed in range(4):
+        found = violation_of(f, seed=seed, laws=["jvp"], max_examples=300)
+        assert "f(array([1.]))" in str(found)
 
 
 # The laws, as laws.md has them --------------------------------------------------------------------

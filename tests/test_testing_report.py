@@ -161,7 +161,7 @@ def test_report_refuses():
         testing.report(square(), laws=["jvq"])
     with pytest.raises(ValueError, match="no law 'jvq'"):
         testing.report(square(), skip=["jvq"])
-    with pytest.raises(TypeError, match=re.escape("give several laws as a list: ['jvp']")):
+    with pytest.raises(TypeError, match=re.escape("give several laws as a list: laws=['jvp']")):
         testing.report(square(), laws="jvp")
     with pytest.raises(TypeError, match=r"examples.*; the keywords are inputs, static, elements"):
         testing.report(square(), examples=3)
@@ -169,6 +169,35 @@ def test_report_refuses():
         testing.report(without_signature(), laws=["jvp"])
     with pytest.raises(TypeError, match="got a function"):
         testing.report(lambda x: x)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "kind", "text"),
+    [
+        ({"seed": -1}, ValueError, "seed=-1; it must be at least 0"),
+        ({"seed": 1.5}, TypeError, "seed=1.5; it must be an integer"),
+        ({"max_examples": 0}, ValueError, "max_examples=0; it must be at least 1"),
+        ({"max_examples": True}, TypeError, "max_examples=True; it must be an integer"),
+        ({"rtol": -1e-3}, ValueError, "rtol=-0.001; it must be a number that is not negative"),
+        ({"atol": "tiny"}, ValueError, "atol='tiny'; it must be a number that is not negative"),
+        ({"atol": np.nan}, ValueError, "atol=nan; it must be a number that is not negative"),
+        ({"static": 3}, TypeError, "static=3; it must be a mapping of static keywords or a list"),
+        ({"static": "ab"}, TypeError, "static='ab'; it must be a mapping of static keywords"),
+        ({"static": [{}, 3]}, TypeError, "static=[{}, 3]; it must be a mapping"),
+        ({"laws": 3}, TypeError, "laws=3; it must be a list of the names of laws"),
+    ],
+)
+def test_options_that_cannot_be(keywords, kind, text):
+    for check in (testing.check, testing.report, testing.using, testing.parametrize):
+        with pytest.raises(kind, match=f"jaxbind.testing: {re.escape(text)}"):
+            check(square(), **keywords)
+
+
+def test_nothing_is_tried_if_one_of_several_cannot_be():
+    calls = []
+    with pytest.raises(ValueError, match="shapeless has no signature"):
+        testing.report(square(), without_signature(), progress=lambda *call: calls.append(call))
+    assert not calls
 
 
 # inputs= --------------------------------------------------------------------------------------------

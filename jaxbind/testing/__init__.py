@@ -17,8 +17,9 @@ except ImportError:
     ) from None
 
 from jaxbind.testing import laws
-from jaxbind.testing._check import check, using
+from jaxbind.testing._check import check
 from jaxbind.testing._inputs import inputs
+from jaxbind.testing._options import using
 from jaxbind.testing._pytest import parametrize
 from jaxbind.testing._report import Report, report
 from jaxbind.testing._violation import LawViolation

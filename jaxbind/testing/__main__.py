@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from jaxbind.testing._check import _known_laws
+from jaxbind.testing._options import Options
 from jaxbind.testing._report import Report, report
 from jaxbind.testing._subject import binding_of
 
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.max_examples is not None and options.max_examples < 1:
             raise UsageError(f"--max-examples {options.max_examples}: it must be at least 1")
-        _known_laws(options.laws or ())
+        Options(**keywords)
         for path in filter(None, (options.html, options.plot)):
             if not Path(path).absolute().parent.is_dir():
                 raise UsageError(f"{path} cannot be written: there is no such directory")

@@ -13,6 +13,7 @@ import numpy as np
 from jaxbind.testing._compare import (
     ROUNDING,
     array_text,
+    copied,
     epsilon,
     is_complex,
     is_inexact,
@@ -69,7 +70,7 @@ class Case:
         atol: float | None = None,
     ):
         self.subject = subject
-        self.args = jax.tree.map(np.array, tuple(args))  # JAX may borrow the memory
+        self.args = jax.tree.map(copied, tuple(args))  # JAX may borrow the memory
         self.static: Mapping[str, Any] = dict(static or {})
         self.more = [jax.tree.map(np.asarray, tuple(m)) for m in more]
         self.statics = list(statics) or [self.static]

@@ -6,26 +6,26 @@ import random
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
-import hypothesis
 import hypothesis.strategies as st
 import jax
 import numpy as np
-from hypothesis import Phase, settings
+from hypothesis import settings
 from hypothesis.strategies import SearchStrategy
 
-from jaxbind.testing._arrays import EVERYTHING, samples, unnested
+from jaxbind.testing._arrays import samples
 from jaxbind.testing._case import Case
 from jaxbind.testing._compare import is_complex
-from jaxbind.testing._inputs import Drawing, check_drawn, several
+from jaxbind.testing._inputs import Drawing, check_drawn
 from jaxbind.testing._law import diagnosis_of
+from jaxbind.testing._options import Options, options_for
+from jaxbind.testing._search import Search, cases_of
 from jaxbind.testing._subject import RAISES, Static, Subject
-from jaxbind.testing._violation import Inapplicable, LawViolation, Skip
+from jaxbind.testing._violation import LawViolation
 from jaxbind.testing.laws import CAUSES_FIRST, LAWS, Law
 
 #: sizes of core dimensions that one check compiles for
@@ -33,59 +33,6 @@ SIZES = 6
 
 #: into how many parts a search is divided
 PARTS = 16
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a binding is checked; see `check`."""
-
-    inputs: SearchStrategy | None = None
-    static: Static | Sequence[Static] | None = None
-    elements: Any = None
-    dtypes: Any = None
-    laws: Iterable[str] | None = None
-    skip: Iterable[str] = ()
-    max_examples: int | None = None
-    seed: int | None = None
-    rtol: float | None = None
-    atol: float | None = None
-
-    def __post_init__(self):
-        for name in ("laws", "skip"):  # they are read more than once
-            given = getattr(self, name)
-            if given is not None and not isinstance(given, str):
-                object.__setattr__(self, name, tuple(given))
-        if self.static is not None and not self.static and not isinstance(self.static, Mapping):
-            raise ValueError(
-                "jaxbind.testing: static= is empty; give a mapping of static keywords or a list of"
-                " such mappings, or leave it out"
-            )
-
-
-_declared: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
-
-
-def using(f: Any, **keywords: Any) -> Any:
-    """Remember how ``f`` is to be checked: keywords of `check`, beside the binding itself.
-
-    `check`, `report`, `parametrize` and the command line then need no more. Returns ``f``.
-    """
-    Subject.of(f)
-    options_for(f, keywords)
-    _declared[f] = keywords
-    return f
-
-
-def options_for(f: Any, keywords: Mapping[str, Any]) -> Options:
-    try:
-        known = _declared.get(f, {})
-    except TypeError:  # not hashable, or without weak references: nothing was told about it
-        known = {}
-    try:
-        return Options(**{**known, **keywords})
-    except TypeError as error:
-        names = ", ".join(Options.__dataclass_fields__)
-        raise TypeError(f"jaxbind.testing: {error}; the keywords are {names}") from None
 
 
 @dataclass
@@ -121,8 +68,6 @@ class Check:
     def of(cls, f: Any, keywords: Mapping[str, Any]) -> Check:
         subject = Subject.of(f)
         options = options_for(f, keywords)
-        _known_laws(options.laws or ())
-        _known_laws(options.skip)
         seed = options.seed
         if seed is None:
             seed = 0 if settings.default.derandomize else random.randrange(2**32)  # pyright: ignore
@@ -137,7 +82,7 @@ class Check:
 
     @property
     def statics(self) -> list[Static]:
-        return several(self.options.static)
+        return self.options.statics
 
     def laws(self) -> list[Law]:
         """The laws to try, in the order in which one explains the next."""
@@ -240,7 +185,7 @@ class Check:
         found = []
         for static, groups in strata[-1:-7:-1]:
             try:
-                found += samples(_cases(self, static, groups), 4, self.seed)[1:]
+                found += samples(cases_of(self, static, groups), 4, self.seed)[1:]
             except Exception:  # whatever a user's strategy does
                 continue
         return found
@@ -249,7 +194,7 @@ class Check:
         """The violation with its diagnosis and how to find it again."""
         law, violation = search.law, search.violations[-1]
         if law.name in ("jvp", "adjoint", "higher") and self._chose_complex(search.witnesses):
-            real = self._at_real_parts(law, search.witnesses)
+            real = self._at_real_parts(law, [violation.case, *search.witnesses[-2:]])
             if real is None:
                 violation.found += (
                     "\n(the function is analytic, so complex operands are tried, too; if it is"
@@ -272,7 +217,7 @@ class Check:
 
     def _at_real_parts(self, law: Law, broken: list[Case]) -> LawViolation | None:
         """The fault at the real part of the operands, if it is there, too."""
-        for case in broken[-1:-4:-1]:
+        for case in broken:
             leaves = [np.real(x).copy() if is_complex(x) else x for x in case.leaves]
             real = Case(
                 self.subject,
@@ -299,96 +244,6 @@ class Check:
         others = ("inputs", "static", "elements", "dtypes", "rtol", "atol")
         given += [f"{name}=..." for name in others if getattr(self.options, name) is not None]
         return f"testing.check({self.subject.label}, {', '.join(given)})"
-
-
-class Search:
-    """Looks for an example on which a law is broken, part by part."""
-
-    def __init__(self, run: Check, law: Law):
-        self.check = run
-        self.law = law
-        self.said = 0
-        self.skips: list[str] = []
-        self.inapplicable = False
-        self.violations: list[LawViolation] = []
-        self.witnesses: list[Case] = []
-
-    def run(
-        self, static: Static, groups: SearchStrategy[list[tuple]], count: int, part: int
-    ) -> None:
-        def find() -> None:
-            @hypothesis.seed((self.check.seed + part) ^ zlib.crc32(self.law.name.encode()))
-            @settings(
-                max_examples=count,
-                database=None,
-                deadline=None,
-                phases=[Phase.generate, Phase.shrink],
-                suppress_health_check=EVERYTHING,
-                report_multiple_bugs=False,
-                print_blob=False,
-            )
-            @hypothesis.given(_cases(self.check, static, groups))
-            def search(case: Case) -> None:
-                self.try_on(case)
-
-            search()
-
-        try:
-            unnested(find)
-        except LawViolation:
-            pass
-        except Exception as error:
-            if not self.violations:  # otherwise the function is not deterministic
-                error.__notes__ = []
-                raise
-
-    def try_on(self, case: Case) -> None:
-        if self.inapplicable:
-            return
-        try:
-            self.law.check(case)
-            self.said += 1
-            self.check.remember(case)
-        except Inapplicable as skip:
-            self.skips.append(str(skip))
-            self.inapplicable = True
-        except Skip as skip:
-            self.skips.append(str(skip))
-        except LawViolation as violation:
-            self.violations.append(violation)
-            if len(self.witnesses) < 40:
-                self.witnesses.append(case)
-            raise
-
-
-@st.composite
-def _cases(draw: Callable, run: Check, static: Static, groups: SearchStrategy[list[tuple]]) -> Case:
-    rows = draw(groups)
-    return Case(
-        run.subject,
-        rows[0],
-        static,
-        more=rows[1:],
-        statics=run.statics,
-        elsewhere=run.elsewhere(rows[0]),
-        free=run.options.inputs is None and run.options.elements is None,
-        narrow=run.narrow,
-        kinds=run.kinds,
-        seed=draw(_SEEDS),
-        rtol=run.options.rtol,
-        atol=run.options.atol,
-    )
-
-
-_SEEDS = st.integers(0, 2**20)
-
-
-def _known_laws(names: Iterable[str]) -> None:
-    if isinstance(names, str):
-        raise TypeError(f"jaxbind.testing: give several laws as a list: [{names!r}]")
-    for name in names:
-        if name not in LAWS:
-            raise ValueError(f"jaxbind.testing: no law {name!r}; there are {', '.join(LAWS)}")
 
 
 def check(f: Any, **keywords: Any) -> None:

@@ -22,12 +22,38 @@ def is_complex(x: Any) -> bool:
     return x.dtype.kind == "c"
 
 
+def wide(x: np.ndarray) -> np.ndarray:
+    """In 64 bits."""
+    return x.astype(complex if is_complex(x) else float)
+
+
+def kind_of(dtype: Any) -> str:
+    """As ``np.dtype.kind``; ``"f"`` for JAX's own kinds of floating-point numbers, too."""
+    return "f" if jnp.issubdtype(dtype, np.floating) else np.dtype(dtype).kind
+
+
 def numpy_tree(tree: Any) -> Any:
     return jax.tree.map(np.asarray, tree)
 
 
 def leaves_of(tree: Any) -> list[np.ndarray]:
     return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def copied(x: Any) -> np.ndarray:
+    """A copy that is laid out in memory as the original is (reversed, with gaps)."""
+    x = np.asarray(x)
+    copy = np.array(x)
+    if copy.strides == x.strides or 0 in x.strides or not x.size:
+        return copy
+    ends = [stride * (count - 1) for count, stride in zip(x.shape, x.strides, strict=True)]
+    start = -sum(min(end, 0) for end in ends)
+    total = start + sum(max(end, 0) for end in ends) + x.itemsize
+    if total > 4 * x.nbytes:  # a part of something large
+        return copy
+    copy = np.ndarray(x.shape, x.dtype, np.zeros(total, np.uint8), start, x.strides)
+    copy[...] = x
+    return copy
 
 
 def eps_of(dtype: Any) -> float:
@@ -79,7 +105,7 @@ def magnitude(tree: Any) -> float:
     """The largest finite absolute value, 0 if there is none."""
     largest = 0.0
     for leaf in leaves_of(tree):
-        values = np.abs(leaf.astype(complex if is_complex(leaf) else float))
+        values = np.abs(wide(leaf))
         finite = values[np.isfinite(values)]
         largest = max(largest, float(np.max(finite, initial=0.0)))
     return largest
@@ -107,9 +133,8 @@ def difference(
     for index, (x, y, s) in enumerate(zip(leaves_of(a), leaves_of(b), slacks, strict=True)):
         if x.size == 0:
             continue
-        wide: Any = complex if is_complex(x) else float
         with np.errstate(all="ignore"):
-            u, v = x.astype(wide), y.astype(wide)
+            u, v = wide(x), y.astype(complex if is_complex(x) else float)
             bound = rtol * (max(magnitude(x), magnitude(y)) if scale is None else scale) + s
             bound = bound + atol
             gap = np.abs(u - v)

@@ -204,7 +204,7 @@ def dtypes_of(given: Any) -> tuple[np.dtype, ...] | None:
 def _products(choices: Sequence[Sequence[np.dtype]]) -> tuple[Family, ...]:
     """The same choice for all where they have the same ones, all combinations otherwise."""
     if len({tuple(c) for c in choices}) == 1:
-        return tuple((d,) * len(choices) for d in choices[0]) if choices else ((),)
+        return tuple((d,) * len(choices) for d in choices[0])
     found: list[Family] = [()]
     for choice in choices:
         found = [(*f, d) for f in found for d in choice]

@@ -7,6 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from jaxbind.testing._plot import figure
+from jaxbind.testing._report import MARKS
 from jaxbind.testing.laws import LAWS
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; }
 dt { font-family: ui-monospace, monospace; } dd { margin: 0; color: #444; }
 details { margin: .4rem 0; } summary { cursor: pointer; color: var(--quiet); }
 """
-
-_MARKS = {"passed": "✓", "violated": "✗", "skipped": "·"}
 
 
 def page(report: Report) -> str:
@@ -67,7 +66,7 @@ def _table_row(row: Row, names: list[str]) -> str:
         if result.violation is not None:
             said = result.violation.found
         title = escape(f"{name}: {said}", quote=True)
-        cells.append(f"<td class='{result.status}' title='{title}'>{_MARKS[result.status]}</td>")
+        cells.append(f"<td class='{result.status}' title='{title}'>{MARKS[result.status]}</td>")
     return f"<tr><th>{escape(row.label)}</th>{''.join(cells)}</tr>"
 
 

@@ -16,6 +16,7 @@ from hypothesis.strategies import SearchStrategy
 from jaxbind._signature import Signature
 from jaxbind.testing._arrays import MAGNITUDES, arrays_of, samples
 from jaxbind.testing._families import Family, accepted
+from jaxbind.testing._options import statics_of
 from jaxbind.testing._subject import Static, Subject
 
 #: what `elements=` may say about one argument
@@ -53,14 +54,8 @@ def inputs(
       TypeError: if a name is no argument.
     """
     subject = Subject.of(f)
-    statics = several(static)
+    statics = statics_of(static)
     return Drawing.of(subject, elements, dtypes, statics).arguments()
-
-
-def several(static: Static | Sequence[Static] | None) -> list[Static]:
-    if static is None:
-        return [{}]
-    return [static] if isinstance(static, Mapping) else list(static)
 
 
 @dataclass(frozen=True, eq=False)

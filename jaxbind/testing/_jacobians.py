@@ -130,8 +130,7 @@ def is_right(case: Case, detail: dict[str, Any]) -> bool:
 
 def _both(case: Case, detail: dict[str, Any]) -> Point | None:
     matrix = detail["matrix"]
-    mode = "jvp" if matrix == "jvp" else "vjp"
-    wrt = case.subject.available(mode, case.args, case.static)
+    wrt = case.subject.available(matrix, case.args, case.static)
     chosen = [x for x, keep in zip(case.leaves, wrt, strict=True) if keep]
     columns = sum(x.size for x in chosen)
     rows = sum(r.size for r in case.results)
@@ -141,7 +140,7 @@ def _both(case: Case, detail: dict[str, Any]) -> Point | None:
         return None
     if any(map(is_complex, chosen)) and not all(map(is_complex, case.results)):
         return None  # linear over the real numbers only
-    if matrix != "jvp" and any(map(is_complex, chosen)) and not _complex_linear(case, wrt):
+    if matrix != "jvp" and any(map(is_complex, chosen)) and not complex_linear(case, wrt):
         return None  # rows and columns are not those of one complex matrix
     if matrix == "jvp" or case.subject.missing("jvp", case.args, case.static, wrt) is not None:
         wanted = by_differences(case, wrt)
@@ -153,7 +152,7 @@ def _both(case: Case, detail: dict[str, Any]) -> Point | None:
     return Point(case, wrt, matrix, wanted, given)
 
 
-def _complex_linear(case: Case, wrt: tuple[bool, ...]) -> bool:
+def complex_linear(case: Case, wrt: tuple[bool, ...]) -> bool:
     """Whether ``J (i v) = i J v`` in the complex operands."""
     v = [x if is_complex(x) else np.zeros_like(x) for x in case.directions(wrt)]
     turned = [1j * x if is_complex(x) else x for x in v]
@@ -271,8 +270,7 @@ def conjugated(cases: Sequence[Case], detail: dict[str, Any]) -> bool:
 
 def _real_matrices(case: Case, matrix: str) -> Any:
     """Given and wanted Jacobian over the reals, and the signs that conjugation gives its axes."""
-    mode = "jvp" if matrix == "jvp" else "vjp"
-    wrt = case.subject.available(mode, case.args, case.static)
+    wrt = case.subject.available(matrix, case.args, case.static)
     chosen = [x for x, keep in zip(case.leaves, wrt, strict=True) if keep]
     size = len(packed(chosen)) * len(packed(case.results))
     if not any(map(is_complex, [*chosen, *case.results])) or not 0 < size <= LARGEST:

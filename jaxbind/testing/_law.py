@@ -9,7 +9,13 @@ import jax
 import numpy as np
 
 from jaxbind.testing._case import Case
-from jaxbind.testing._subject import BrokenContract, Static, Subject, UserError
+from jaxbind.testing._subject import (
+    BrokenContract,
+    Static,
+    Subject,
+    UserError,
+    without_jax,
+)
 from jaxbind.testing._violation import Diagnosis, LawViolation, Skip
 
 
@@ -98,7 +104,7 @@ class Law:
             raise
         except Exception as error:  # a rule may raise anything, also while JAX traces it
             detail = getattr(error, "detail", {})
-            text = str(error).partition("\n--------------------")[0]
+            text = without_jax(str(error))
             if isinstance(error, (BrokenContract, UserError)):
                 text = f"got  {text}"
             elif not isinstance(error, Broken):

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from jaxbind._derive import FiniteDifference
-from jaxbind._roles import GENERAL, NONDIFF
 from jaxbind.testing._case import Case, raises
 from jaxbind.testing._compare import ROUNDING, difference, is_complex, magnitude, number
+from jaxbind.testing._jacobians import complex_linear
 from jaxbind.testing._law import Broken, law
 from jaxbind.testing._numerical import Derivative
 from jaxbind.testing._packing import packed, place_of
 from jaxbind.testing._rounding import hidden_rounding, quantum, sensitivity
 from jaxbind.testing._subject import (
-    BrokenContract,
-    Subject,
-    UserError,
     apply_only_if,
     need,
     subsets,
@@ -115,10 +111,10 @@ def _relative(case: Case) -> float:
     """How exact rules are expected to be."""
     if case.rtol is not None:
         return case.rtol
-    return 1e-5 if by_differences(case) else max(ROUNDING * case.eps, 2e-9)
+    return 1e-5 if ruled_by_differences(case) else max(ROUNDING * case.eps, 2e-9)
 
 
-def by_differences(case: Case) -> bool:
+def ruled_by_differences(case: Case) -> bool:
     """Whether the rule is ``def_jvp("finite-difference")``."""
     rules = getattr(getattr(case.subject.binding, "definition", None), "rules", {})
     return isinstance(getattr(rules.get("jvp"), "traced", None), FiniteDifference)
@@ -278,7 +274,8 @@ def _adjoint_of(
         need(known, "no numerical derivative can be had (kinks, jumps, noise)")
         left = numerical
     # with a J that is linear over the complex numbers, so are both sides
-    show = number if any(map(is_complex, [*v, *w])) and _complex_linear(case, wrt) else _real
+    of_complex = ruled and all(map(is_complex, [*v, *w])) and complex_linear(case, wrt)
+    show = number if of_complex else _real
     zeros = "" if used is None else f", with results {_chosen(used)} used"
     raise Broken(
         f"got  <w, J v> = {show(left)}   and   <Jᵀ w, v> = {show(right)},"
@@ -308,18 +305,16 @@ def _chosen(used: Sequence[bool]) -> str:
 def _pairing(a: Sequence[Any], b: Sequence[Any]) -> complex:
     """``sum(a * b)``, without conjugation."""
     with np.errstate(all="ignore"):
-        return complex(
-            sum(np.sum(_wide(x) * _wide(y)) for x, y in zip(a, b, strict=True)) if a else 0.0
-        )
+        return complex(sum(np.sum(_complex(x) * _complex(y)) for x, y in zip(a, b, strict=True)))
 
 
-def _wide(x: Any) -> np.ndarray:
+def _complex(x: Any) -> np.ndarray:
     return np.asarray(x).astype(complex)
 
 
 def _size(a: Sequence[Any], b: Sequence[Any]) -> float:
     """The sum of absolute values of what `_pairing` adds up."""
-    return float(sum(np.sum(np.abs(_wide(x) * _wide(y))) for x, y in zip(a, b, strict=True)))
+    return float(sum(np.sum(np.abs(_complex(x) * _complex(y))) for x, y in zip(a, b, strict=True)))
 
 
 def _numerical_pairing(
@@ -348,109 +343,3 @@ def _numerical_pairing(
         + case.slack
     )
     return complex(total), float(allowed), True
-
-
-def _complex_linear(case: Case, wrt: tuple[bool, ...]) -> bool:
-    """Whether ``J (i v) = i J v``."""
-    chosen = [x for x, keep in zip(case.leaves, wrt, strict=True) if keep]
-    if not all(map(is_complex, chosen)):
-        return False
-    v = case.directions(wrt)
-    try:
-        turned = case.pushed(wrt, [1j * x for x in v])
-        same = [1j * x for x in case.pushed(wrt, v)]
-    except (TypeError, UserError, BrokenContract):
-        return False
-    return difference(turned, same, 1e-6) is None
-
-
-@law("the same laws hold for the derivatives, to the order that was declared", cost=40)
-def higher(case: Case) -> None:
-    """`jvp` and `adjoint` for ``(x, v) -> J(x) v`` and ``(x, w) -> J(x)ᵀ w``, as functions."""
-    apply_only_if(not by_differences(case), "the derivative is itself taken by differences")
-    case.need_finite()
-    skips = []
-    for mode in ("jvp", "vjp"):
-        try:
-            _higher_in(case, mode)
-        except Skip as skip:
-            skips.append(skip)
-    if len(skips) == 2:
-        raise next((skip for skip in skips if not isinstance(skip, Inapplicable)), skips[0])
-
-
-def _higher_in(case: Case, mode: str) -> None:
-    """Check one derivative.
-
-    Raises:
-      Skip: if there is nothing to check, or the derivative itself is wrong.
-    """
-    wrt = case.subject.available(mode, case.args, case.static)
-    apply_only_if(any(wrt), "no first derivatives")
-    inner = _inner_case(case, mode, wrt)
-    skips, done = [], False
-    for check in (jvp, adjoint):
-        try:
-            check.run(inner)
-        except Inapplicable:
-            continue
-        except Skip as skip:
-            skips.append(skip)
-        except Broken as error:
-            wrong = _first_broken(case)
-            if wrong is not None:
-                raise Skip(f"the derivative itself is wrong (see `{wrong}`)") from None
-            name = f"{case.subject.label}.{mode}"
-            detail = {
-                **error.detail,
-                "inner": partial(_inner_case, mode=mode, wrt=wrt),
-                "order": mode,
-            }
-            raise Broken(f"{error}: `{check.name}` of {name}", **detail) from None
-        else:
-            done = True
-    if skips and not done:
-        raise skips[0]
-    apply_only_if(done, "no second derivatives are declared")
-
-
-def _first_broken(case: Case) -> str | None:
-    """Which law the derivatives themselves break: what they are built of then says nothing."""
-    for check in (jvp, adjoint):
-        try:
-            check.run(case)
-        except Broken:
-            return check.name
-        except Exception:  # it says nothing here, or the rule raises
-            continue
-    return None
-
-
-def _inner_case(case: Case, mode: str, wrt: tuple[bool, ...]) -> Case:
-    """The derivative, and arguments for it."""
-    seeds = case.directions(wrt) if mode == "jvp" else case.cotangents()
-    chosen = [x for x, keep in zip(case.leaves, wrt, strict=True) if keep]
-    others = [x for x, keep in zip(case.leaves, wrt, strict=True) if not keep]
-    return case.of(_derivative_subject(case, mode, wrt), (chosen, seeds, others))
-
-
-def _derivative_subject(case: Case, mode: str, wrt: tuple[bool, ...]) -> Subject:
-    """The derivative as a function of (primals, tangents or cotangents, other arguments)."""
-    parent, args, static = case.subject, case.args, dict(case.static)
-
-    def make() -> Subject:
-        apply = (parent.linearised if mode == "jvp" else parent.transposed)(args, static, wrt)
-
-        def function(chosen: list, seeds: list, others: list) -> list:
-            some, rest = iter(chosen), iter(others)
-            return apply([next(some) if keep else next(rest) for keep in wrt], seeds)
-
-        names = ("primals", "tangents" if mode == "jvp" else "cotangents", "others")
-        return Subject(
-            function,
-            f"{parent.label}.{mode}",
-            kind=lambda position: NONDIFF if position == 2 else GENERAL,
-            parameter=lambda position: names[position],
-        )
-
-    return parent.kept(("subject", mode, case.tree, case.key, wrt), make)

@@ -14,7 +14,6 @@ import numpy as np
 from jaxbind._poison import poisoned
 from jaxbind.testing._case import Case, raises
 from jaxbind.testing._compare import (
-    ROUNDING,
     bitwise_equal,
     difference,
     is_inexact,
@@ -225,8 +224,8 @@ def static(case: Case) -> None:
         if any(is_inexact(x) for x in leaves_of(a)) and not any(
             np.any(~np.isfinite(x)) for x in leaves_of(a) if is_inexact(x)
         ):
-            rtol = max(1e-4, 2e5 * case.eps)
-            wrong = difference(b, a, rtol)
+            rtol = max(1e-4, 2e5 * case.eps, case.rtol or 0.0)
+            wrong = difference(b, a, rtol, atol=case.slack)
             if wrong and not _jumps(case, s, (a, b), rtol):
                 raise Broken(
                     f"got  {wrong} with {_keywords(s)}, after {_keywords(case.statics[-1])}"
@@ -239,7 +238,7 @@ def static(case: Case) -> None:
 
     program = subject.compiled(("statics", *map(key_of, case.statics)), lambda: together)
     for s, a, b in zip(case.statics, forwards, program(*case.args), strict=True):
-        wrong = difference(numpy_tree(b), a, ROUNDING * case.eps)
+        wrong = difference(numpy_tree(b), a, case.tolerance(), atol=case.slack)
         if wrong:
             raise Broken(f"got  {wrong} with {_keywords(s)}, in one program with others")
 

@@ -12,11 +12,11 @@ from jaxbind._roles import GENERAL, NONDIFF
 from jaxbind.testing._case import Case
 from jaxbind.testing._compare import (
     difference,
-    is_complex,
     is_inexact,
     leaves_of,
     magnitude,
     number,
+    wide,
 )
 from jaxbind.testing._law import Broken, law
 from jaxbind.testing._packing import packed
@@ -47,7 +47,7 @@ def _linear_in(case: Case, group: Any) -> None:
             np.asarray(a * x + b * y, x.dtype) if m else x
             for x, y, m in zip(case.leaves, others, member, strict=True)
         ]
-        return [_wide(r) for r in leaves_of(case.value_at(leaves))]
+        return [wide(r) for r in leaves_of(case.value_at(leaves))]
 
     a, b = 1.5, -0.75
     with skipping_where_it_raises():
@@ -69,10 +69,6 @@ def _linear_in(case: Case, group: Any) -> None:
             f"got  f(a x + b y) and a f(x) + b f(y) = {wrong}, in {names}",
             single=case.eps < 1e-10 and gap < 1e-6 * scale and blind(case),
         )
-
-
-def _wide(x: np.ndarray) -> np.ndarray:
-    return x.astype(complex if is_complex(x) else float)
 
 
 def _members(case: Case, group: Any) -> tuple[bool, ...]:

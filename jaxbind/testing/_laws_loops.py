@@ -186,7 +186,7 @@ def _compare(
     described: str,
 ) -> None:
     want = _alone(case, operation, row)
-    wrong = difference(list(got), want, case.tolerance())
+    wrong = difference(list(got), want, case.tolerance(), atol=case.slack)
     if wrong is None:
         return
     # algorithms for batches may round differently: as much as operands rounded otherwise
@@ -278,7 +278,7 @@ def _check_summed(case: Case, operands: Arrays, loops: Sequence[tuple], full: tu
                     size[chosen] += np.abs(np.asarray(one))
     except UserError as error:
         raise raises_here(error) from None
-    slack = [1e3 * case.eps * size + case.underflow for size in sizes]
+    slack = [1e3 * case.eps * size + case.underflow + case.slack for size in sizes]
     wrong = difference(got, wants, case.tolerance(1e3), slack)
     if wrong is not None and all(np.all(np.isfinite(w)) for w in wants):
         raise Broken(

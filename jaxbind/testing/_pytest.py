@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
-from jaxbind.testing._check import Check, _known_laws, options_for
+from jaxbind.testing._check import Check
+from jaxbind.testing._options import options_for
 from jaxbind.testing._report import labels
 from jaxbind.testing._subject import Subject
 from jaxbind.testing.laws import LAWS
@@ -72,8 +73,6 @@ def parametrize(*bindings: Any, **keywords: Any) -> Callable:
     for (binding, own), label in zip(pairs, names, strict=True):
         given = {**keywords, **own}
         options = options_for(binding, given)
-        _known_laws(options.laws or ())
-        _known_laws(options.skip)
         asked = LAWS if options.laws is None else options.laws
         chosen = [n for n in LAWS if n in asked and n not in options.skip]
         shared = Shared(binding, given)

@@ -165,6 +165,9 @@ def report(*bindings: Any, progress: Progress | None = None, **keywords: Any) ->
     """
     started = time.perf_counter()
     checks = [Check.of(f, keywords) for f in bindings]
+    for check in checks:  # before time is spent on any
+        if check.options.inputs is None:
+            check.drawing()
     total = sum(len(check.laws()) for check in checks)
     rows = []
     done = 0

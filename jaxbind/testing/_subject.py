@@ -251,7 +251,7 @@ class Subject:
         return _dtypes.computing(np.dtype(x.dtype), self.options.compute_dtype)
 
     def _array(self, x: np.ndarray) -> np.ndarray:
-        return np.asfortranarray(x) if self.options.order == "F" else x
+        return np.asarray(x, order="F" if self.options.order == "F" else "C")
 
 
 def binding_of(function: Any) -> Binding | None:
@@ -323,6 +323,11 @@ class KeptView(BrokenContract):
     """It kept a view of an operand or result."""
 
 
+def without_jax(text: str) -> str:
+    """A message without what JAX says below it about its own frames."""
+    return text.partition("\n--------------------")[0]
+
+
 @contextlib.contextmanager
 def errors_told_apart() -> Iterator[None]:
     """Sort what a call raises into what users raise and what we found wrong."""
@@ -336,7 +341,7 @@ def errors_told_apart() -> Iterator[None]:
         kind = BrokenContract if code == "INVALID_ARGUMENT" else UserError
         if kind is BrokenContract and "kept a view" in text:
             kind = KeptView
-        raise kind(text.partition("\n--------------------")[0]) from None
+        raise kind(without_jax(text)) from None
 
 
 #: how the reasons begin for which a law says nothing about arguments that the function refuses

@@ -8,7 +8,7 @@ real numbers (``conj``, ``real``), real parts are compared.
 """
 
 from jaxbind.testing._law import Law
-from jaxbind.testing._laws_derivatives import adjoint, higher, jvp, jvp_linear
+from jaxbind.testing._laws_derivatives import adjoint, jvp, jvp_linear
 from jaxbind.testing._laws_function import (
     abstract,
     complete,
@@ -18,6 +18,7 @@ from jaxbind.testing._laws_function import (
     released,
     static,
 )
+from jaxbind.testing._laws_higher import higher
 from jaxbind.testing._laws_linear import linear, transpose_transpose
 from jaxbind.testing._laws_loops import loop_dims, sharded, vmap
 from jaxbind.testing._laws_values import dtypes, export, special_values, threads
