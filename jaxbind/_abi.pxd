@@ -167,6 +167,12 @@ cdef extern from "xla_ffi.h" nogil:
         JB_Extension_Base* extension_start
         JB_Error* error
 
+    ctypedef struct JB_Stream_Get_Args:
+        size_t struct_size
+        JB_Extension_Base* extension_start
+        JB_ExecutionContext* ctx
+        void* stream
+
     ctypedef struct JB_State_Set_Args:
         size_t struct_size
         JB_Extension_Base* extension_start
@@ -205,6 +211,7 @@ cdef extern from "xla_ffi.h" nogil:
         JB_Error* (*Error_Create)(JB_Error_Create_Args*) noexcept nogil
         void (*Error_GetMessage)(JB_Error_GetMessage_Args*) noexcept nogil
         void (*Error_Destroy)(JB_Error_Destroy_Args*) noexcept nogil
+        JB_Error* (*Stream_Get)(JB_Stream_Get_Args*) noexcept nogil
         JB_Error* (*State_Set)(JB_State_Set_Args*) noexcept nogil
         JB_Error* (*State_Get)(JB_State_Get_Args*) noexcept nogil
         JB_Error* (*ThreadPool_Schedule)(JB_ThreadPool_Schedule_Args*) noexcept nogil

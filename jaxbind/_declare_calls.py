@@ -56,7 +56,8 @@ class CallDeclarations:
 
         ``@f.def_impl("cuda")`` decorates a JAX function ``implementation(*args, **static)`` of core
         operands that gives what the function gives; loop dimensions are mapped over it. It runs
-        where a program is compiled for that platform; the function itself runs on the CPU.
+        where a program is compiled for that platform; the function itself runs on the CPU, for
+        programs on ``"cuda"`` between copies to and from the host.
         Derivatives have implementations of their own: ``f.vjp.def_impl("cuda")``.
 
         Args:

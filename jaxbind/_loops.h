@@ -280,6 +280,7 @@ static jb_plan *jb_plan_of(const jb_kernel *k, const JB_CallFrame *frame, jb_fai
     if (p->codes[i] != known) {
       p->convert[i] = i < k->operands ? jb_converter_of(p->codes[i], k->codes[i])
                                       : jb_converter_of(k->codes[i], p->codes[i]);
+      if (p->convert[i] == NULL) JB_REFUSE(JB_WRONG_TYPE, i); /* float8, say */
       p->converts = 1;
     }
   }

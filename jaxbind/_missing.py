@@ -99,11 +99,13 @@ def not_linear(call: Call, index: int) -> TypeError:
     )
 
 
-def no_implementation(definition: Definition, platforms: str) -> NotImplementedError:
+def no_implementation(
+    definition: Definition, platforms: str, where: str = ""
+) -> NotImplementedError:
     label = definition.label
     return NotImplementedError(
-        f"{label}: there is no implementation for platform {platforms}; jaxbind calls functions on"
-        " the CPU. Move the operands with jax.device_put(x, jax.devices('cpu')[0]), run under"
-        f" jax.default_device(jax.devices('cpu')[0]), or give {label}.def_impl({platforms!r}) a JAX"
-        " function that does the same"
+        f"{label}: there is no implementation for platform {platforms}; {where}jaxbind calls"
+        " functions on the CPU. Move the operands with jax.device_put(x, jax.devices('cpu')[0]),"
+        f" run under jax.default_device(jax.devices('cpu')[0]), or give"
+        f" {label}.def_impl({platforms!r}) a JAX function that does the same"
     )

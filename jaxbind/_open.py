@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.tree_util import tree_unflatten
 
-from jaxbind import _exit, _jax, _pycall, _sites
+from jaxbind import _cuda, _exit, _jax, _pycall, _sites
 from jaxbind._call import Call
 from jaxbind._contract import contract_of, refuse_another_contract, refuse_another_example
 from jaxbind._errors import log
@@ -92,10 +92,11 @@ def _plan(definition: Definition, site: Site, core: list[tuple]) -> Any:
 
 
 def register_target() -> str:
-    """Register the handler with XLA; returns the target's name."""
+    """Register the handlers with XLA; returns the target's name."""
     name = "jaxbind"
-    handlers: Any = _sites.capsules(open_site)
-    jax.ffi.register_ffi_type(name, handlers["state"], platform="cpu")
-    jax.ffi.register_ffi_target(name, handlers["target"], platform="cpu")
+    handlers: Any = _sites.capsules(open_site, _cuda.load)
+    for platform, made in handlers.items():
+        jax.ffi.register_ffi_type(name, made["state"], platform=platform)
+        jax.ffi.register_ffi_target(name, made["target"], platform=platform)
     _exit.prepare()
     return name

@@ -301,12 +301,16 @@ def _fortran(aval: Any, loop: int) -> tuple[int, ...]:
 
 
 def _lower_elsewhere(ctx: Any, *operands: Any, call: Call, platform: str | None = None) -> Any:
-    """On another platform than the CPU: what `def_impl` declared for it."""
+    """On another platform than the CPU: what `def_impl` declared for it, or between copies."""
     definition = call.definition
     if definition.traced is not None:
         return _jax.lower_traced(lambda *xs: inline(call, xs))(ctx, *operands)
     platforms = _jax.platforms_of(ctx) if platform is None else (platform,)
     found = {id(made): made for made in map(definition.implementations.get, platforms)}
+    if tuple(platforms) == ("cuda",) and None in found.values():
+        if definition.options.allow_jax:
+            raise _missing.no_implementation(definition, "cuda", "with allow_jax=True ")
+        return _lower(ctx, *operands, call=call)
     if not found or None in found.values():
         raise _missing.no_implementation(definition, ", ".join(platforms))
     if len(found) > 1:  # of plugins that JAX does not know by itself

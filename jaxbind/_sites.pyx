@@ -4,12 +4,14 @@
                   a reference to it, given back by `drop_site` when the executable dies
     execute       the site's own `execute`: a function over NumPy views (`_pycall`, which takes
                   the GIL) or a compiled loop (`_loops`, which does not)
+
+In a program on a GPU the same happens between copies to and from the host (`_device.h`).
 """
 
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uintptr_t
 
 import time
 
@@ -48,6 +50,13 @@ cdef extern from "_flight.h":
     void jb_keep_strays_waiting() noexcept nogil
     long jb_count() noexcept nogil
     void jb_forget_calls() noexcept nogil
+
+cdef extern from "_device.h":
+    const int JB_DRIVER_FUNCTIONS
+    void jb_set_driver(int function, uintptr_t address) noexcept nogil
+    JB_Error* jb_on_host(
+        JB_CallFrame* frame, JB_Error* (*call)(JB_CallFrame*) noexcept nogil
+    ) noexcept nogil
 
 
 cdef class Site:
@@ -143,18 +152,30 @@ def forget_calls():
     jb_forget_calls()
 
 
+# XLA assigns them; the runtimes of CPU and GPU each count for themselves.
 cdef JB_TypeId site_type_id
+cdef JB_TypeId device_type_id
 cdef JB_TypeInfo site_type_info
-site_type_id.type_id = 0  # XLA assigns it
+site_type_id.type_id = 0
+device_type_id.type_id = 0
 site_type_info.struct_size = sizeof(JB_TypeInfo)
 site_type_info.extension_start = NULL
 site_type_info.deleter = drop_site
 
 cdef object open_site = None
+cdef object load_driver = None
 
 
 cdef JB_Error* instantiate(JB_CallFrame* frame) noexcept nogil:
-    if answered_metadata(frame, &site_type_id):
+    return instantiate_with(frame, &site_type_id)
+
+
+cdef JB_Error* instantiate_on_device(JB_CallFrame* frame) noexcept nogil:
+    return instantiate_with(frame, &device_type_id)
+
+
+cdef JB_Error* instantiate_with(JB_CallFrame* frame, JB_TypeId* type_id) noexcept nogil:
+    if answered_metadata(frame, type_id):
         return NULL
     if jb_frame_flaw(frame) != NULL or frame.api == NULL:
         return unsound(frame, b"jaxbind: a call frame that cannot be read")
@@ -163,13 +184,13 @@ cdef JB_Error* instantiate(JB_CallFrame* frame) noexcept nogil:
     if not jb_enter_call():
         return refuse(frame)
     cdef jb_fpenv saved = jb_fp_enter()  # subnormal static parameters stay what they are
-    cdef JB_Error* error = instantiate_site(frame)
+    cdef JB_Error* error = instantiate_site(frame, type_id)
     jb_fp_leave(saved)
     jb_leave_call()
     return error
 
 
-cdef JB_Error* instantiate_site(JB_CallFrame* frame) noexcept with gil:
+cdef JB_Error* instantiate_site(JB_CallFrame* frame, JB_TypeId* type_id) noexcept with gil:
     cdef const JB_ByteSpan* name = string_attribute(frame, b"name")
     cdef const JB_ByteSpan* text = string_attribute(frame, b"site")
     cdef JB_Error* error
@@ -177,13 +198,15 @@ cdef JB_Error* instantiate_site(JB_CallFrame* frame) noexcept with gil:
     if name == NULL or text == NULL:
         return unsound(frame, b"jaxbind: a call site without name or site")
     try:
+        if type_id == &device_type_id:
+            load_driver()
         site = open_site(
             name.ptr[:name.len].decode("utf-8"), text.ptr[:text.len].decode("utf-8"))
     except BaseException as exception:
         message = f"jaxbind: cannot find the function of a call site: {exception}"
         encoded = message.encode("utf-8", "replace").replace(b"\0", b"?")
         return make_error(frame, JB_Error_Code_NOT_FOUND, encoded)
-    error = set_state(frame, &site_type_id, <void*>&site.head)
+    error = set_state(frame, type_id, <void*>&site.head)
     if error == NULL:
         Py_INCREF(site)  # XLA's reference, which `drop_site` gives back
     return error
@@ -204,12 +227,27 @@ cdef JB_Error* execute(JB_CallFrame* frame) noexcept nogil:
     if answered_metadata(frame, &site_type_id):
         return NULL
     saved = jb_fp_enter()  # first of all: it waits for all that is computed before it
-    error = execute_call(frame)
+    error = execute_call(frame, &site_type_id)
     jb_fp_leave(saved)
     return error
 
 
-cdef JB_Error* execute_call(JB_CallFrame* frame) noexcept nogil:
+cdef JB_Error* execute_on_device(JB_CallFrame* frame) noexcept nogil:
+    cdef jb_fpenv saved
+    cdef JB_Error* error
+    if answered_metadata(frame, &device_type_id):
+        return NULL
+    saved = jb_fp_enter()
+    error = jb_on_host(frame, execute_of_device)
+    jb_fp_leave(saved)
+    return error
+
+
+cdef JB_Error* execute_of_device(JB_CallFrame* frame) noexcept nogil:
+    return execute_call(frame, &device_type_id)
+
+
+cdef JB_Error* execute_call(JB_CallFrame* frame, JB_TypeId* type_id) noexcept nogil:
     cdef void* state
     cdef JB_Error* error
     if jb_frame_flaw(frame) != NULL or frame.api == NULL:
@@ -218,7 +256,7 @@ cdef JB_Error* execute_call(JB_CallFrame* frame) noexcept nogil:
         return unsound(frame, b"jaxbind: a call happens at the execute stage only")
     if not jb_enter_call():
         return refuse(frame)
-    error = get_state(frame, &site_type_id, &state)
+    error = get_state(frame, type_id, &state)
     if error == NULL and state == NULL:
         error = make_error(frame, JB_Error_Code_INTERNAL, b"jaxbind: a call site that was not made")
     elif error == NULL and (<SiteHead*>state).tokens:
@@ -240,22 +278,41 @@ cdef JB_Error* execute_in_order(JB_CallFrame* frame, SiteHead* head) noexcept no
     return head.execute(&inner, head)
 
 
-def capsules(opener):
-    """The handlers and the state type as capsules, in the form that ``jax.ffi`` registers.
+def set_driver(list addresses):
+    """Copy by these functions of CUDA's driver: see `jb_driver`."""
+    if len(addresses) != JB_DRIVER_FUNCTIONS:
+        raise ValueError(f"{JB_DRIVER_FUNCTIONS} functions are wanted, got {len(addresses)}")
+    for i, address in enumerate(addresses):
+        jb_set_driver(i, address)
+
+
+def capsules(opener, loader):
+    """Handlers and state types as capsules, in the form that ``jax.ffi`` registers, by platform.
 
     Args:
       opener: called with the name and the site when XLA instantiates a call site; returns
         the `Site`.
+      loader: called before, on a GPU, to make its driver known (`set_driver`).
     """
-    global open_site
-    open_site = opener
+    global open_site, load_driver
+    open_site, load_driver = opener, loader
+    return {
+        "cpu": registered(instantiate, execute, &site_type_id),
+        "CUDA": registered(instantiate_on_device, execute_on_device, &device_type_id),
+    }
+
+
+ctypedef JB_Error* (*Handler)(JB_CallFrame*) noexcept nogil
+
+
+cdef dict registered(Handler instantiate, Handler execute, JB_TypeId* type_id):
     return {
         "target": {
             "instantiate": PyCapsule_New(<void*>instantiate, NULL, NULL),
             "execute": PyCapsule_New(<void*>execute, NULL, NULL),
         },
         "state": {
-            "type_id": PyCapsule_New(<void*>&site_type_id, NULL, NULL),
+            "type_id": PyCapsule_New(<void*>type_id, NULL, NULL),
             "type_info": PyCapsule_New(<void*>&site_type_info, NULL, NULL),
         },
     }

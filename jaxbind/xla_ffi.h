@@ -206,6 +206,13 @@ typedef struct JB_Error_GetMessage_Args {
   JB_Error_Code errc;  /* out; left alone before version 0.5 of the interface */
 } JB_Error_GetMessage_Args;
 
+typedef struct JB_Stream_Get_Args {
+  size_t struct_size;
+  JB_Extension_Base* extension_start;
+  JB_ExecutionContext* ctx;
+  void* stream; /* out: on a GPU, CUDA's CUstream */
+} JB_Stream_Get_Args;
+
 typedef struct JB_State_Set_Args {
   size_t struct_size;
   JB_Extension_Base* extension_start;
@@ -256,7 +263,7 @@ struct JB_Api {
   void (*Error_GetMessage)(JB_Error_GetMessage_Args* args);
   void (*Error_Destroy)(JB_Error_Destroy_Args* args);
   void* Handler_Register;
-  void* Stream_Get;
+  JB_Error* (*Stream_Get)(JB_Stream_Get_Args* args);
   void* Type_Register;
   void* ExecutionContext_Get;
   JB_Error* (*State_Set)(JB_State_Set_Args* args);

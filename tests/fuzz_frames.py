@@ -1,7 +1,8 @@
 """Feed call frames that XLA would never make to the handlers: each ends in an error or succeeds.
 
 ``python tests/fuzz_frames.py --frames N --seed S``. A crash, or memory written outside of a buffer,
-is a failure; the seed of the last frame is printed for it.
+is a failure; the seed of the last frame is printed for it. ``--device`` feeds the handlers for a GPU,
+which is memory of the host here, under addresses at which there is none.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import faulthandler
 import random
 import sys
 import threading
+from functools import partial
 
 import jax
 import numpy as np
@@ -122,6 +124,15 @@ class ErrorCreate(c.Structure):
     ]
 
 
+class StreamGet(c.Structure):
+    _fields_ = [
+        ("struct_size", c.c_size_t),
+        ("extension_start", c.c_void_p),
+        ("ctx", c.c_void_p),
+        ("stream", c.c_void_p),
+    ]
+
+
 class State(c.Structure):
     _fields_ = [
         ("struct_size", c.c_size_t),
@@ -170,11 +181,18 @@ class Runtime:
         self.message, self.state = None, None
         self.kept = [
             FUNCTION(f)
-            for f in (self.error, self.set_state, self.get_state, self.schedule, self.threads)
+            for f in (
+                self.error,
+                self.set_state,
+                self.get_state,
+                self.schedule,
+                self.threads,
+                self.stream,
+            )
         ]
         pointers = [c.cast(f, c.c_void_p).value for f in self.kept]
         self.api = Api(struct_size=c.sizeof(Api), version=Version(c.sizeof(Version), None, 0, 3))
-        names = ("error_create", "state_set", "state_get", "schedule", "num_threads")
+        names = ("error_create", "state_set", "state_get", "schedule", "num_threads", "stream")
         for name, pointer in zip(names, pointers):
             setattr(self.api, name, pointer)
 
@@ -201,6 +219,84 @@ class Runtime:
         NumThreads.from_address(args).count[0] = 3
         return 0
 
+    def stream(self, args):
+        StreamGet.from_address(args).stream = STREAM
+        return 0
+
+
+# A device ------------------------------------------------------------------------------------------
+
+STREAM, CONTEXT = 0x5000, 0x6000
+#: from addresses of the host to those of the device, at which nothing is
+AWAY = 1 << 62
+#: blocks, which the handlers keep
+PINNED = {}
+
+
+class Driver:
+    """As much of CUDA's driver as copies need; ``fails`` names a function that does."""
+
+    def __init__(self, seed):
+        self.random = random.Random(seed)
+        self.fails, self.current, self.text = None, [], c.create_string_buffer(b"all is lost")
+        word, size = c.c_void_p, c.c_size_t
+        kinds = {
+            "context_of": (word, c.POINTER(word)),
+            "push": (word,),
+            "pop": (c.POINTER(word),),
+            "to_host": (word, word, size, word),
+            "to_device": (word, word, size, word),
+            "wait": (word,),
+            "pin": (c.POINTER(word), size, c.c_uint),
+            "unpin": (word,),
+            "describe": (c.c_int, c.POINTER(word)),
+        }
+        self.kept = [c.CFUNCTYPE(c.c_int, *kinds[name])(partial(self.call, name)) for name in kinds]
+        _sites.set_driver([c.cast(f, word).value for f in self.kept])
+
+    def call(self, name, *args):
+        if name == "describe":
+            args[1][0] = c.addressof(self.text)
+            return 0
+        if name == self.fails:
+            return 700
+        return getattr(self, name)(*args) or 0
+
+    def context_of(self, stream, context):
+        assert stream == STREAM
+        context[0] = CONTEXT
+
+    def push(self, context):
+        self.current.append(context)
+
+    def pop(self, context):
+        context[0] = self.current.pop()
+
+    def to_host(self, to, device, size, stream):
+        assert (stream, self.current) == (STREAM, [CONTEXT])
+        c.memmove(to, device - AWAY, size)
+
+    def to_device(self, device, host, size, stream):
+        assert (stream, self.current) == (STREAM, [CONTEXT])
+        c.memmove(device - AWAY, host, size)
+
+    def wait(self, stream):
+        assert (stream, self.current) == (STREAM, [CONTEXT])
+
+    def pin(self, block, size, flags):
+        """Half of the time there is none: then memory is taken that is as large as it must be."""
+        assert (flags, self.current) == (1, [CONTEXT])
+        if self.random.randrange(2):
+            return 2
+        made = c.create_string_buffer(size)
+        block[0] = c.addressof(made)
+        PINNED[block[0]] = made
+        return 0
+
+    def unpin(self, block):
+        assert self.current == [CONTEXT]
+        del PINNED[block]
+
 
 def pointer_of(capsule):
     get = c.pythonapi.PyCapsule_GetPointer
@@ -208,12 +304,15 @@ def pointer_of(capsule):
     return get(capsule, None)
 
 
-CAPSULES = _sites.capsules(_open.open_site)
-EXECUTE = c.CFUNCTYPE(c.c_void_p, c.POINTER(Frame))(pointer_of(CAPSULES["target"]["execute"]))
-INSTANTIATE = c.CFUNCTYPE(c.c_void_p, c.POINTER(Frame))(
-    pointer_of(CAPSULES["target"]["instantiate"])
-)
-DROP = TypeInfo.from_address(pointer_of(CAPSULES["state"]["type_info"])).deleter
+CAPSULES = _sites.capsules(_open.open_site, lambda: None)
+HANDLERS = {
+    platform: {
+        stage: c.CFUNCTYPE(c.c_void_p, c.POINTER(Frame))(pointer_of(capsule))
+        for stage, capsule in made["target"].items()
+    }
+    for platform, made in CAPSULES.items()
+}
+DROP = TypeInfo.from_address(pointer_of(CAPSULES["cpu"]["state"]["type_info"])).deleter
 
 # Functions of each kind ----------------------------------------------------------------------------
 
@@ -277,9 +376,12 @@ def operations(module):
 class Fuzzer:
     """Frames for one site after the other, the first right, the others with faults."""
 
-    def __init__(self, seed):
+    def __init__(self, seed, device=False):
         self.random = random.Random(seed)
         self.runtime = Runtime()
+        self.driver = Driver(seed) if device else None
+        self.handlers = HANDLERS["CUDA" if device else "cpu"]
+        self.at_home = False
         self.memory = [c.create_string_buffer(REGION + 2 * GUARD) for _ in range(4)]
         for memory in self.memory:
             c.memset(memory, 0xA5, len(memory))
@@ -287,6 +389,8 @@ class Fuzzer:
     def buffer(self, index, shape, code):
         dims = (c.c_int64 * 72)(*shape)
         address = c.addressof(self.memory[index % 4]) + GUARD
+        if self.driver is not None and not self.at_home:
+            address += AWAY
         made = Buffer(c.sizeof(Buffer), None, code, address, len(shape), c.addressof(dims))
         self.keep += [dims, made]
         return made, dims
@@ -411,15 +515,43 @@ class Fuzzer:
             assert set(ends[:-1]) == {0xA5}, "memory outside of a buffer was written"
         return self.runtime.message
 
+    def succeeds(self, *what):
+        """A right call, which gives on a device what it gives without."""
+        right, _, _ = self.frame(*what, 3)
+        before = [memory.raw for memory in self.memory]
+        assert self.call(self.handlers["execute"], right) is None, self.runtime.message
+        if self.driver is None:
+            return
+        got = [memory.raw for memory in self.memory]
+        for memory, raw in zip(self.memory, before):
+            memory.raw = raw
+        self.at_home = True
+        right, _, _ = self.frame(*what, 3)
+        assert self.call(HANDLERS["cpu"]["execute"], right) is None, self.runtime.message
+        self.at_home = False
+        assert got == [memory.raw for memory in self.memory], "other results on a device"
+
+    def executes(self, frame):
+        """Whether a call succeeds; some of the driver's functions fail."""
+        fails = None
+        if self.driver is not None and self.random.randrange(8) == 0:
+            fails = self.random.choice("context_of push to_host to_device wait".split())
+            self.driver.fails = fails
+        said = self.call(self.handlers["execute"], frame)
+        if self.driver is not None:
+            self.driver.fails = None
+            assert not self.driver.current, "the context is still there"
+            assert fails is not None or b"is lost" not in (said or b""), said
+        return said is None
+
     def go(self, name, site, buffers, operands, frames):
         """Instantiate, then execute; returns how many calls succeeded."""
         right, _, _ = self.frame(name, site, buffers, operands, 0)
         self.runtime.state = None
-        said = self.call(INSTANTIATE, right)
+        said = self.call(self.handlers["instantiate"], right)
         assert said is None and self.runtime.state, said
         good, fine = self.runtime.state, 0
-        right, _, _ = self.frame(name, site, buffers, operands, 3)
-        assert self.call(EXECUTE, right) is None, self.runtime.message
+        self.succeeds(name, site, buffers, operands)
         for _ in range(frames):
             stage = self.random.choice([0, 3, 3, 3])
             texts = self.texts(name, site) if stage == 0 else (name, site)
@@ -430,14 +562,13 @@ class Fuzzer:
                 continue
             if stage == 0:
                 self.runtime.state = None
-                self.call(INSTANTIATE, frame)
+                self.call(self.handlers["instantiate"], frame)
                 if self.runtime.state:
                     DROP(self.runtime.state)
                 self.runtime.state = good
             else:
-                fine += self.call(EXECUTE, frame) is None
-        right, _, _ = self.frame(name, site, buffers, operands, 3)
-        assert self.call(EXECUTE, right) is None, self.runtime.message
+                fine += self.executes(frame)
+        self.succeeds(name, site, buffers, operands)
         DROP(good)
         return fine
 
@@ -446,6 +577,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--frames", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", action="store_true")
     options = parser.parse_args()
     faulthandler.enable()
     every = [site for loop in (0, 1, 3) for site in sites(loop)]
@@ -453,7 +585,7 @@ def main():
     while done < options.frames:
         for site in every:
             print(f"seed {seed}: {site[0]}", file=sys.stderr, flush=True)
-            fine += Fuzzer(seed).go(*site[:4], each)
+            fine += Fuzzer(seed, options.device).go(*site[:4], each)
             done += each
             seed += 1
             if done >= options.frames:

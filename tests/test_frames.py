@@ -13,8 +13,10 @@ FRAMES = int(os.environ.get("JAXBIND_FUZZ_FRAMES", "15000"))
 
 
 @pytest.mark.parametrize("seed", [0, 1_000_000])
-def test_hostile_frames(seed):
+@pytest.mark.parametrize("where", ["host", "device"])
+def test_hostile_frames(seed, where):
     command = [sys.executable, "-W", "ignore", FUZZER, f"--frames={FRAMES // 2}", f"--seed={seed}"]
+    command += ["--device"] * (where == "device")
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     frames, fine = (int(word) for word in done.stdout.split() if word.isdigit())

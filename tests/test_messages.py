@@ -264,8 +264,12 @@ def test_an_old_jax_is_refused():
 
 def test_other_platforms():
     bound = jaxbind.bind(lambda v: v, "()->()", name="f")
-    with says(NotImplementedError, "f: there is no implementation for platform cuda"):
-        jax.jit(bound).trace(1.0).lower(lowering_platforms=("cuda",))
+    for platform in ("rocm", "tpu"):
+        with says(NotImplementedError, f"f: there is no implementation for platform {platform}"):
+            jax.jit(bound).trace(1.0).lower(lowering_platforms=(platform,))
+    calling = jaxbind.bind(lambda v: v, "()->()", name="f", allow_jax=True)
+    with says(NotImplementedError, "platform cuda; with allow_jax=True jaxbind calls functions on"):
+        jax.jit(calling).trace(1.0).lower(lowering_platforms=("cuda",))
 
 
 class Sparse:

@@ -35,6 +35,22 @@ def test_the_implementation_stands_in_the_program(platform, wrap):
     assert "@jaxbind" in lowered(wrap(made()), np.stack([x, x]), platform="cpu")
 
 
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.vmap, lambda f: jax.vmap(jax.vmap(f))])
+def test_without_one_programs_for_cuda_call_the_function(wrap):
+    """The same call as on the CPU; `test_gpu` runs it."""
+    f = jaxbind.bind(np.square, "(n)->(n)")
+    f.def_vjp(lambda p, ct: 2 * p[0] * ct)
+    calls = []
+    for platform in ("cpu", "cuda"):
+        text = lowered(wrap(f), np.stack([x, x]), platform=platform)
+        calls.append([line for line in text.splitlines() if "custom_call" in line])
+    assert calls[0] == calls[1] and "@jaxbind" in calls[0][0]
+    gradient = jax.grad(lambda v: jnp.sum(f(v)))
+    assert "@jaxbind" in lowered(gradient, x[0])
+    with pytest.raises(NotImplementedError, match="platform rocm"):
+        lowered(gradient, x[0], platform="rocm")
+
+
 def test_on_the_cpu_the_function_is_called():
     f = made()
     got = jax.jit(jax.vmap(f))(x)
@@ -70,8 +86,8 @@ def test_derivatives_have_implementations_of_their_own():
     f = made()
     f.def_vjp(lambda p, ct, *, power: (ct[0] * power * p[0] ** (power - 1) + ct[1],))
     gradient = jax.grad(lambda v: jnp.sum(f(v)[0]) + f(v)[1])
-    with pytest.raises(NotImplementedError, match=r"f\.vjp\.def_impl\('cuda'\)"):
-        lowered(gradient, x[0])
+    with pytest.raises(NotImplementedError, match=r"f\.vjp\.def_impl\('rocm'\)"):
+        lowered(gradient, x[0], platform="rocm")
     f.vjp.def_impl("cuda")(lambda p, ct, *, power: (ct[0] * power * p[0] + ct[1],))
     assert "custom_call" not in lowered(gradient, x[0])
 
