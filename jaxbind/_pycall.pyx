@@ -21,7 +21,8 @@ from functools import partial
 import numpy as np
 
 from jaxbind import _dtypes, _errors, _result
-from jaxbind._mentions import ReadArrays, mentions_jax
+from jaxbind._mentions import mentions_jax
+from jaxbind._reads import ReadArrays
 
 from jaxbind._frame cimport (
     jb_buffer,

@@ -20,7 +20,7 @@ from amount import every
 from failing import ROUTES, elementwise, heavy, message, routes, x
 
 import jaxbind
-from jaxbind import _mentions
+from jaxbind import _reads
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -513,7 +513,7 @@ def test_a_rule_whose_result_has_another_shape():
 
 def test_an_array_that_waits_for_the_call_that_reads_it(monkeypatch):
     """A loop that binds its state to one name, which a function in it reads."""
-    monkeypatch.setattr(_mentions, "PATIENCE", 0.2)
+    monkeypatch.setattr(_reads, "PATIENCE", 0.2)
     state = jnp.ones((400, 400))
 
     def damp(v):
@@ -569,7 +569,7 @@ MODEL = Model()
     ids=["object", "method", "dict", "global"],
 )
 def test_an_array_in_something_that_waits_for_the_call_that_reads_it(monkeypatch, function, name):
-    monkeypatch.setattr(_mentions, "PATIENCE", 0.2)
+    monkeypatch.setattr(_reads, "PATIENCE", 0.2)
     model = Model()
     monkeypatch.setitem(globals(), "MODEL", model)
     damp = jaxbind.bind(function(model), "(n)->(n)")
@@ -583,7 +583,7 @@ def test_an_array_in_something_that_waits_for_the_call_that_reads_it(monkeypatch
 @pytest.mark.parametrize("function", ["__call__", "other", "entry"])
 def test_an_array_that_is_not_read_is_not_waited_for(monkeypatch, function):
     """What only another method names, or another entry."""
-    monkeypatch.setattr(_mentions, "PATIENCE", 0.0)
+    monkeypatch.setattr(_reads, "PATIENCE", 0.0)
     model = Model()
     jax.block_until_ready((model.kept, model.entries["u"]))
     damp = jaxbind.bind(getattr(model, function), "(n)->(n)")
