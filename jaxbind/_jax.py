@@ -198,7 +198,8 @@ def make_lowered_primitive(name: str, abstract: Callable, lower: Callable) -> Pr
     primitive = Primitive(name)
     primitive.multiple_results = True
     primitive.def_abstract_eval(abstract)
-    mlir.register_lowering(primitive, lower, platform="cpu")
+    for platform in ("cpu", "cuda"):
+        mlir.register_lowering(primitive, lower, platform=platform)
     return primitive
 
 

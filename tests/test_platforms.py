@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxbind
+from jaxbind import _jax, _partition
 
 pytestmark = pytest.mark.usefixtures("x64")
 x = np.random.default_rng(0).normal(size=(4, 5))
@@ -49,6 +50,19 @@ def test_without_one_programs_for_cuda_call_the_function(wrap):
     assert "@jaxbind" in lowered(gradient, x[0])
     with pytest.raises(NotImplementedError, match="platform rocm"):
         lowered(gradient, x[0], platform="rocm")
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_what_each_device_calls(monkeypatch, platform):
+    """What the partitioner lowers, which needs several devices to be asked."""
+    monkeypatch.setattr(_partition, "may_split", lambda ctx, call: call.loop > 0)
+    monkeypatch.setattr(
+        _partition,
+        "lower",
+        lambda ctx, operands, call, shard, text: _jax.lower_traced(shard)(ctx, *operands),
+    )
+    f = jaxbind.bind(np.square, "(n)->(n)")
+    assert "@jaxbind" in lowered(jax.vmap(f), x, platform=platform)
 
 
 def test_on_the_cpu_the_function_is_called():
