@@ -31,8 +31,8 @@ def load() -> None:
         return
     try:
         driver = ctypes.CDLL("libcuda.so.1")
-        addresses = [ctypes.cast(getattr(driver, name), ctypes.c_void_p) for name in _FUNCTIONS]
+        functions = [getattr(driver, name) for name in _FUNCTIONS]  # none of them is null
     except (OSError, AttributeError) as error:
         raise LookupError(f"CUDA's driver cannot be loaded ({error})") from None
-    _sites.set_driver([address.value or 0 for address in addresses])
+    _sites.set_driver([ctypes.cast(f, ctypes.c_void_p).value or 0 for f in functions])
     _loaded.append(driver)

@@ -78,6 +78,15 @@ static inline void jb_give_block(jb_block block) {
     if (jb_pool.count < JB_BLOCKS) {
       jb_pool.free[jb_pool.count++] = block;
       block.start = NULL;
+    } else { /* the smallest makes way */
+      int least = 0;
+      for (int i = 1; i < JB_BLOCKS; i++)
+        if (jb_pool.free[i].size < jb_pool.free[least].size) least = i;
+      if (jb_pool.free[least].size < block.size) {
+        jb_block other = jb_pool.free[least];
+        jb_pool.free[least] = block;
+        block = other;
+      }
     }
     pthread_mutex_unlock(&jb_pool.mutex);
     if (block.start != NULL) (void)jb_cuda.unpin(block.start);
@@ -121,10 +130,11 @@ static inline int64_t jb_buffer_size(const JB_Buffer *b) {
   return size;
 }
 
-/* Copy operands, call, copy results: with the stream's context current, and memory for all. */
+/* Copy operands, call, copy results: with the stream's context current, and memory for all.
+   `busy` tells that copies may still go on. */
 static inline JB_Error *jb_between_copies(
     JB_CallFrame *frame, const int64_t *sizes, JB_Buffer *made, void **pointers, char *memory,
-    void *stream, jb_execute call) {
+    void *stream, jb_execute call, int *busy) {
   int operands = (int)frame->args.size, buffers = operands + (int)frame->rets.size, code = 0;
   for (int i = 0; i < buffers; i++) {
     if (sizes[i] == 0) continue;
@@ -140,11 +150,13 @@ static inline JB_Error *jb_between_copies(
     if (i < operands && code == 0)
       code = jb_cuda.to_host(made[i].data, (uintptr_t)address, (size_t)sizes[i], stream);
   }
-  if (code == 0) code = jb_cuda.wait(stream);
+  int waited = jb_cuda.wait(stream); /* also for those before one that failed */
+  *busy = waited != 0;
+  if (code == 0) code = waited;
   if (code != 0) return jb_device_error(frame, "operands cannot be copied from the GPU", code);
 
-  JB_CallFrame inner = *frame;
-  if (inner.struct_size > sizeof(JB_CallFrame)) inner.struct_size = sizeof(JB_CallFrame);
+  JB_CallFrame inner;
+  jb_copy_frame(&inner, frame);
   inner.args.args = pointers;
   inner.rets.rets = pointers + operands;
   JB_Error *error = call(&inner);
@@ -153,7 +165,9 @@ static inline JB_Error *jb_between_copies(
     if (sizes[i] > 0)
       code = jb_cuda.to_device(
           (uintptr_t)jb_buffer(frame, operands, i)->data, made[i].data, (size_t)sizes[i], stream);
-  if (code == 0) code = jb_cuda.wait(stream); /* the memory is somebody else's then */
+  waited = jb_cuda.wait(stream); /* the memory is somebody else's then */
+  *busy = waited != 0;
+  if (code == 0) code = waited;
   if (code != 0) return jb_device_error(frame, "results cannot be copied to the GPU", code);
   return NULL;
 }
@@ -179,8 +193,9 @@ static inline JB_Error *jb_with_memory(
   if (block.start == NULL) {
     error = jb_device_error(frame, "no memory on the host for operands and results", 0);
   } else {
-    error = jb_between_copies(frame, sizes, made, pointers, block.start, args.stream, call);
-    jb_give_block(block);
+    int busy = 0;
+    error = jb_between_copies(frame, sizes, made, pointers, block.start, args.stream, call, &busy);
+    if (!busy) jb_give_block(block); /* or else nobody may have it again */
   }
   (void)jb_cuda.pop(&context);
   return error;

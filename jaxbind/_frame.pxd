@@ -61,6 +61,7 @@ cdef extern from *:
 
 cdef extern from "_sound.h":
     const char* jb_frame_flaw(const JB_CallFrame* frame) noexcept nogil
+    void jb_copy_frame(JB_CallFrame* to, const JB_CallFrame* source) noexcept nogil
     const char* jb_buffer_flaw(const JB_Buffer* buffer) noexcept nogil
     JB_Buffer* jb_buffer(const JB_CallFrame* frame, int operands, int i) noexcept nogil
     bint jb_fits(

@@ -16,6 +16,9 @@ from jaxbind._mentions import attributes, call_of, content, is_kind, is_of_jax, 
 #: how long a function waits for an array that it reads, in seconds
 PATIENCE = 10.0
 
+#: seconds in which another thread takes Python's global lock, if it waits for it
+TURN = 1e-4
+
 
 class ReadArrays:
     """JAX arrays that a function's code names, which it may read although it was not given them.
@@ -28,6 +31,7 @@ class ReadArrays:
     def __init__(self, function: Any):
         self.places: list[tuple[str, Callable[[], Any]]] = []
         self.kinds: set[type] = set()  # quicker to ask than `_is_array`
+        self.last: list[int] = []  # what was there at the last call, not kept alive
         for each in walked(function):
             if is_kind(each, types.FunctionType):
                 for name, get in _named(each):
@@ -56,21 +60,34 @@ class ReadArrays:
     def wait(self) -> None:
         """Return when all are there.
 
+        Where they change from call to call, a thread that is about to change one is let go on
+        first: it waits for Python's global lock, which the function would hand over before it
+        reads.
+
         Raises:
           CalledJax: naming one that does not come.
         """
         end = time.monotonic() + PATIENCE
-        for name, get in self.places:
+        while True:
+            found = [id(self._there(name, get, end)) for name, get in self.places]
+            if found == self.last:
+                return
+            self.last = found
+            time.sleep(TURN)
+
+    def _there(self, name: str, get: Callable[[], Any], end: float) -> Any:
+        """What is at a place, which is waited for if it is an array."""
+        array = get()
+        while type(array) in self.kinds and not array.is_deleted() and not array.is_ready():
+            if time.monotonic() > end:
+                raise _jax.CalledJax(
+                    f"a foreign function reads the JAX array {name!r}, which is not there yet"
+                    " and may wait for this very call. Pass it as an operand, or make it a"
+                    " NumPy array first"
+                )
+            time.sleep(0.001)
             array = get()
-            while type(array) in self.kinds and not array.is_deleted() and not array.is_ready():
-                if time.monotonic() > end:
-                    raise _jax.CalledJax(
-                        f"a foreign function reads the JAX array {name!r}, which is not there yet"
-                        " and may wait for this very call. Pass it as an operand, or make it a"
-                        " NumPy array first"
-                    )
-                time.sleep(0.001)
-                array = get()
+        return array
 
 
 def _named(function: types.FunctionType) -> list[tuple[str, Callable[[], Any]]]:

@@ -20,6 +20,7 @@ from jaxbind import _errors
 from jaxbind._frame cimport (
     answered_metadata,
     get_state,
+    jb_copy_frame,
     jb_fp_enter,
     jb_fp_leave,
     jb_fpenv,
@@ -197,9 +198,13 @@ cdef JB_Error* instantiate_site(JB_CallFrame* frame, JB_TypeId* type_id) noexcep
     cdef Site site
     if name == NULL or text == NULL:
         return unsound(frame, b"jaxbind: a call site without name or site")
-    try:
-        if type_id == &device_type_id:
+    if type_id == &device_type_id:
+        try:
             load_driver()
+        except BaseException as exception:
+            encoded = f"jaxbind: {exception}".encode("utf-8", "replace").replace(b"\0", b"?")
+            return make_error(frame, JB_Error_Code_INTERNAL, encoded)
+    try:
         site = open_site(
             name.ptr[:name.len].decode("utf-8"), text.ptr[:text.len].decode("utf-8"))
     except BaseException as exception:
@@ -269,10 +274,10 @@ cdef JB_Error* execute_call(JB_CallFrame* frame, JB_TypeId* type_id) noexcept no
 
 cdef JB_Error* execute_in_order(JB_CallFrame* frame, SiteHead* head) noexcept nogil:
     """Without the token that is the last operand, and the last result: it carries no data."""
-    cdef JB_CallFrame inner = frame[0]
-    if inner.args.size < 1 or inner.rets.size < 1:
+    cdef JB_CallFrame inner
+    if frame.args.size < 1 or frame.rets.size < 1:
         return unsound(frame, b"jaxbind: an ordered call without a token")
-    inner.struct_size = min(inner.struct_size, sizeof(JB_CallFrame))
+    jb_copy_frame(&inner, frame)
     inner.args.size -= 1
     inner.rets.size -= 1
     return head.execute(&inner, head)

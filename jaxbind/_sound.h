@@ -8,6 +8,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "xla_ffi.h"
 
@@ -22,6 +23,14 @@ static inline const char *jb_frame_flaw(const JB_CallFrame *frame) {
   if (frame->rets.size > 0 && (frame->rets.types == NULL || frame->rets.rets == NULL))
     return "results without memory";
   return NULL;
+}
+
+/* As much of a frame as there is; the rest is zero. */
+static inline void jb_copy_frame(JB_CallFrame *to, const JB_CallFrame *from) {
+  size_t size = from->struct_size < sizeof(*to) ? from->struct_size : sizeof(*to);
+  memset(to, 0, sizeof(*to));
+  memcpy(to, from, size);
+  to->struct_size = size;
 }
 
 static inline const char *jb_buffer_flaw(const JB_Buffer *buffer) {

@@ -238,6 +238,7 @@ class Driver:
 
     def __init__(self, seed):
         self.random = random.Random(seed)
+        self.broken, self.pending = None, []
         self.fails, self.current, self.text = None, [], c.create_string_buffer(b"all is lost")
         word, size = c.c_void_p, c.c_size_t
         kinds = {
@@ -260,7 +261,11 @@ class Driver:
             return 0
         if name == self.fails:
             return 700
-        return getattr(self, name)(*args) or 0
+        try:
+            return getattr(self, name)(*args) or 0
+        except BaseException as error:  # nobody else sees it
+            self.broken = self.broken or error
+            return 701
 
     def context_of(self, stream, context):
         assert stream == STREAM
@@ -274,14 +279,17 @@ class Driver:
 
     def to_host(self, to, device, size, stream):
         assert (stream, self.current) == (STREAM, [CONTEXT])
-        c.memmove(to, device - AWAY, size)
+        self.pending.append((to, device - AWAY, size))
 
     def to_device(self, device, host, size, stream):
         assert (stream, self.current) == (STREAM, [CONTEXT])
-        c.memmove(device - AWAY, host, size)
+        self.pending.append((device - AWAY, host, size))
 
     def wait(self, stream):
         assert (stream, self.current) == (STREAM, [CONTEXT])
+        for copy in self.pending:
+            c.memmove(*copy)
+        self.pending = []
 
     def pin(self, block, size, flags):
         """Half of the time there is none: then memory is taken that is as large as it must be."""
@@ -509,6 +517,10 @@ class Fuzzer:
     def call(self, function, frame):
         self.runtime.message = None
         error = function(c.byref(frame))
+        if self.driver is not None:
+            assert self.driver.broken is None, self.driver.broken
+            assert not self.driver.pending or self.driver.fails == "wait", "copies go on"
+            self.driver.pending = []
         assert (error is None) == (self.runtime.message is None), "an error without a text"
         for memory in self.memory:
             ends = memory[:GUARD] + memory[REGION + GUARD :]

@@ -542,7 +542,7 @@ class Model:
         return v * (0.5 if np.asarray(self.kept)[0, 0] > 1 else 1.0)
 
     def method(self, v):
-        return self(v) * np.asarray(self.kept)[0, 0]
+        return v * np.asarray(self.kept)[0, 0]
 
     def entry(self, v):
         return v * np.asarray(self.entries["u"])[0, 0]

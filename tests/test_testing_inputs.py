@@ -585,6 +585,14 @@ def test_laws_from_an_iterator():
     with pytest.raises(testing.LawViolation):
         testing.check(f, laws=(name for name in ["jvp"]), max_examples=20)
     testing.check(f, skip=(name for name in ["jvp", "adjoint", "higher"]), max_examples=5)
+    powers = jaxbind.bind(lambda x, *, n: x**n, "()->()", name="powers")
+    testing.check(powers, static=({"n": n} for n in (2, 3)), laws=["static"], max_examples=20)
+    told = jaxbind.bind(lambda x: x**2, "()->()", name="told")
+    told.def_jvp(lambda primals, tangents: tangents[0])
+    testing.using(told, laws=(name for name in ["jvp"]))
+    for _ in range(2):
+        with pytest.raises(testing.LawViolation):
+            testing.check(told, max_examples=20)
     mark = testing.parametrize(f, laws=iter(["jit", "jvp"]))
     assert [p.id.rpartition("-")[2] for p in mark.args[1]] == ["jit", "jvp"]
 

@@ -771,6 +771,8 @@ def test_a_wrong_answer_in_bfloat16_only(factor):
     bfloat16 = jax.numpy.bfloat16
     f = bound(lambda x: (x * factor).astype(bfloat16) if x.dtype == bfloat16 else x.copy())
     assert "in bfloat16 and" in broken("dtypes", f, x).found
+    with pytest.raises(LawViolation):
+        testing.check(f, dtypes=bfloat16, laws=["dtypes"], max_examples=20)
 
 
 def test_a_wrong_answer_in_32_bits_only():
@@ -778,6 +780,14 @@ def test_a_wrong_answer_in_32_bits_only():
     assert "in float32 (jax_enable_x64=False) and" in broken("dtypes", f, x).found
     case = {"dtypes": float}  # asked for 64 bits
     testing.check(f, laws=["dtypes"], max_examples=10, **case)
+
+
+def test_what_is_not_differentiated_is_narrow_in_32_bits_too():
+    """A phase that rounding moves, and an integer that wraps, are not the function's fault."""
+    f = bound(lambda x, k: x + np.sin(1e6 * k), "(n),()->(n)", nondiff="k")
+    laws.dtypes(f, (x, np.array(1 / 3)))
+    g = bound(lambda x, k: x + float(k), "(n),()->(n)", nondiff="k", dtype=float)
+    laws.dtypes(g, (x, np.array(2**40 + 1)))
 
 
 @pytest.mark.parametrize("order", "CF")

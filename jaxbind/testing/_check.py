@@ -19,7 +19,7 @@ from hypothesis.strategies import SearchStrategy
 
 from jaxbind.testing._arrays import samples
 from jaxbind.testing._case import Case
-from jaxbind.testing._compare import is_complex
+from jaxbind.testing._compare import is_complex, kind_of
 from jaxbind.testing._inputs import Drawing, check_drawn
 from jaxbind.testing._law import diagnosis_of
 from jaxbind.testing._options import Options, options_for
@@ -107,7 +107,7 @@ class Check:
             return True
         wide = (np.dtype("float64"), np.dtype("complex128"), np.dtype("int64"), np.dtype("uint64"))
         return not any(d in wide for f in self.drawing().families for d in f) or any(
-            d.kind in "fc" and d not in wide for f in self.drawing().families for d in f
+            kind_of(d) in "fc" and d not in wide for f in self.drawing().families for d in f
         )
 
     @property
@@ -115,7 +115,7 @@ class Check:
         """Of floating-point numbers: real and complex ones, unless ``dtypes=`` says otherwise."""
         if self.options.dtypes is None or self.options.inputs is not None:
             return "fc"
-        return "".join({d.kind for family in self.drawing().families for d in family} & set("fc"))
+        return "".join({kind_of(d) for f in self.drawing().families for d in f} & set("fc"))
 
     # Drawing -------------------------------------------------------------------------------------
 

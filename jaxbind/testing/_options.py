@@ -36,11 +36,10 @@ class Options:
         object.__setattr__(self, "skip", _names("skip", self.skip))
         _need_integer("max_examples", self.max_examples, 1)
         _need_integer("seed", self.seed, 0)
-        for name in ("rtol", "atol"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, Real) and float(value) >= 0):
-                raise _wrong(name, value, "a number that is not negative")
-        _ = self.statics
+        _need_number("rtol", self.rtol)
+        _need_number("atol", self.atol)
+        if self.static is not None and not isinstance(self.static, Mapping):
+            object.__setattr__(self, "static", statics_of(self.static))
 
     @property
     def statics(self) -> list[Static]:
@@ -90,6 +89,15 @@ def _need_integer(name: str, value: Any, least: int) -> None:
         raise _wrong(name, value, f"at least {least}")
 
 
+def _need_number(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise _wrong(name, value, "a number", TypeError)
+    if not float(value) >= 0:
+        raise _wrong(name, value, "a number that is not negative")
+
+
 def _wrong(name: str, value: Any, wanted: str, kind: type[Exception] = ValueError) -> Exception:
     return kind(f"jaxbind.testing: {name}={short_repr(value)}; it must be {wanted}")
 
@@ -103,8 +111,8 @@ def using(f: Any, **keywords: Any) -> Any:
     `check`, `report`, `parametrize` and the command line then need no more. Returns ``f``.
     """
     Subject.of(f)
-    options_for(f, keywords)
-    _declared[f] = keywords
+    options = options_for(f, keywords)
+    _declared[f] = {name: getattr(options, name) for name in keywords}  # iterators are read once
     return f
 
 
