@@ -17,7 +17,7 @@ from jaxbind._mentions import attributes, call_of, content, is_kind, is_of_jax, 
 PATIENCE = 10.0
 
 #: seconds in which another thread takes Python's global lock, if it waits for it
-TURN = 1e-4
+TURN = 1e-3
 
 
 class ReadArrays:
@@ -31,7 +31,8 @@ class ReadArrays:
     def __init__(self, function: Any):
         self.places: list[tuple[str, Callable[[], Any]]] = []
         self.kinds: set[type] = set()  # quicker to ask than `_is_array`
-        self.last: list[int] = []  # what was there at the last call, not kept alive
+        self.last: list[int] | None = None  # what was there at the last call, not kept alive
+        self.changing = False
         for each in walked(function):
             if is_kind(each, types.FunctionType):
                 for name, get in _named(each):
@@ -61,18 +62,22 @@ class ReadArrays:
         """Return when all are there.
 
         Where they change from call to call, a thread that is about to change one is let go on
-        first: it waits for Python's global lock, which the function would hand over before it
-        reads.
+        first: it waits for Python's global lock, which it may get before the function reads.
 
         Raises:
           CalledJax: naming one that does not come.
         """
-        end = time.monotonic() + PATIENCE
+        if not self.places:
+            return
+        end, before = time.monotonic() + PATIENCE, None
+        careful = self.last is None
         while True:
-            found = [id(self._there(name, get, end)) for name, get in self.places]
-            if found == self.last:
+            now = [id(self._there(name, get, end)) for name, get in self.places]
+            self.changing |= self.last is not None and now != self.last
+            self.last = now
+            if now == before or not (careful or self.changing):
                 return
-            self.last = found
+            before = now
             time.sleep(TURN)
 
     def _there(self, name: str, get: Callable[[], Any], end: float) -> Any:
