@@ -18,6 +18,7 @@ PATIENCE = 10.0
 
 #: seconds in which another thread takes Python's global lock, if it waits for it
 TURN = 1e-3
+TURNS = 5
 
 
 class ReadArrays:
@@ -71,7 +72,7 @@ class ReadArrays:
             return
         end, before = time.monotonic() + PATIENCE, None
         careful = self.last is None
-        while True:
+        for _ in range(TURNS):  # somebody may change them without end
             now = [id(self._there(name, get, end)) for name, get in self.places]
             self.changing |= self.last is not None and now != self.last
             self.last = now

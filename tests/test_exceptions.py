@@ -597,6 +597,27 @@ def test_an_array_that_is_not_read_is_not_waited_for(monkeypatch, function):
     np.testing.assert_array_equal(state, 1.0)
 
 
+def test_an_array_that_another_thread_changes_all_the_time():
+    model, over = Model(), threading.Event()
+    ones = [jnp.ones((400, 400)) for _ in range(8)]
+    jax.block_until_ready(ones)
+    damp = jaxbind.bind(model.method, "(n)->(n)")
+
+    def change():
+        while not over.is_set():
+            for one in ones:
+                model.kept = one
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(5):
+            np.testing.assert_array_equal(damp(np.ones(3)), 1.0)
+    finally:
+        over.set()
+        thread.join()
+
+
 ASKED = []
 
 
